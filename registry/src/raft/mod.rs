@@ -2,6 +2,7 @@
 
 pub mod identity;
 pub mod log;
+pub(crate) mod record;
 pub mod runtime;
 pub mod snapshot;
 pub mod stand_in;
