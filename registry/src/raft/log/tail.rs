@@ -106,6 +106,9 @@ impl Tail {
     /// Removes everything after `after`.
     pub(super) fn truncate(&mut self, after: Option<LogId>) {
         let end = after.map_or(0, |id| id.index + 1);
+        if self.last().is_none_or(|last| last.index < end) {
+            return;
+        }
         while self.slots.back().is_some_and(|slot| slot.entry.log_id.index >= end) {
             self.bytes -= self.slots.pop_back().map_or(0, |slot| slot.bytes);
         }
