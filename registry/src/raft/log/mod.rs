@@ -26,6 +26,7 @@ use self::tail::Tail;
 use self::writer::{Command, LogWriter, Order, Waiter};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::disk::{self, Disk, StoreError};
+use crate::host::WriterMode;
 
 /// Commands that may wait for the writer; then callers wait.
 const QUEUE_COMMANDS: usize = 4096;
@@ -36,15 +37,6 @@ const QUEUE_BYTES: u32 = 64 << 20;
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of entries are kept in memory by default, beyond those that are not durable yet.
 pub const TAIL_BYTES_DEFAULT: usize = 64 << 20;
-
-/// Where the writer runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// On a thread of its own: an fsync must not stall the runtime. For real disks.
-    Thread,
-    /// As a task of the runtime: for a disk that answers at once, as in the simulation.
-    Task,
-}
 
 /// How to open the log.
 #[derive(Clone, Debug)]
@@ -58,7 +50,7 @@ pub struct LogOptions {
     /// Whether the node has had a log before: then a missing one is refused, not made anew.
     pub must_exist: bool,
     /// Where the writer runs.
-    pub writer: Writer,
+    pub writer: WriterMode,
     /// Bytes of durable entries kept in memory.
     pub tail_bytes_max: usize,
 }
@@ -122,7 +114,7 @@ pub(self) struct Shared {
     fatal: Fatal,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    mode: Writer,
+    mode: WriterMode,
     nearly_full: AtomicBool,
     commits: AtomicU64,
     entries: AtomicU64,
@@ -187,8 +179,10 @@ impl Shared {
         let expected = cold.end - cold.start;
         let read = move || file::read_entries(&view, cold, max);
         let found = match self.mode {
-            Writer::Thread => tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?,
-            Writer::Task => read(),
+            WriterMode::Thread => {
+                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+            }
+            WriterMode::Task => read(),
         };
         let mut found = found.map_err(|reason| {
             self.fatal.report(&reason);
@@ -229,7 +223,7 @@ impl fmt::Debug for LogStore {
 
 impl LogStore {
     /// Opens the log and checks all of it; makes a new one where there is none and there may be none.
-    /// Blocks. With [`Writer::Task`], call it within a runtime.
+    /// Blocks. With [`WriterMode::Task`], call it within a runtime.
     ///
     /// # Errors
     /// [`StoreError`]: a damaged, foreign, newer or missing log, or what the disk said.

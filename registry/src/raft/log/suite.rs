@@ -1,6 +1,5 @@
 //! openraft's own conformance suite, run over this log with both kinds of writer.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -10,11 +9,10 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, OptionalSend, StorageError};
 use tempfile::TempDir;
 
-use super::{Fatal, LogOptions, LogStore, TAIL_BYTES_DEFAULT, Writer};
+use super::{Fatal, LogOptions, LogStore, TAIL_BYTES_DEFAULT};
 use crate::disk::StdDisk;
-use crate::raft::types::{
-    LogId, Member, SnapshotMeta, StoredMembership, TypeConfig,
-};
+use crate::host::WriterMode;
+use crate::raft::types::{LogId, Member, SnapshotMeta, StoredMembership, TypeConfig};
 
 type EntryResponder = openraft::storage::EntryResponder<TypeConfig>;
 type MemorySnapshot = openraft::alias::SnapshotOf<TypeConfig, ()>;
@@ -39,10 +37,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Memory {
     type SnapshotData = ();
 
     async fn build_snapshot(&mut self) -> io::Result<MemorySnapshot> {
-        let meta = SnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.membership.clone(),
-        };
+        let meta =
+            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         *self.snapshot.lock().unwrap() = Some(meta.clone());
         Ok(Snapshot { meta, snapshot: () })
     }
@@ -88,7 +84,7 @@ impl RaftStateMachine<TypeConfig> for Memory {
 }
 
 struct Builder {
-    writer: Writer,
+    writer: WriterMode,
     tail_bytes_max: usize,
 }
 
@@ -110,18 +106,18 @@ impl StoreBuilder<TypeConfig, LogStore, Memory, TempDir> for Builder {
 
 #[tokio::test]
 async fn the_log_conforms_with_its_writer_on_a_thread() {
-    let builder = Builder { writer: Writer::Thread, tail_bytes_max: TAIL_BYTES_DEFAULT };
+    let builder = Builder { writer: WriterMode::Thread, tail_bytes_max: TAIL_BYTES_DEFAULT };
     Suite::test_all(builder).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_log_conforms_with_its_writer_as_a_task() {
-    let builder = Builder { writer: Writer::Task, tail_bytes_max: TAIL_BYTES_DEFAULT };
+    let builder = Builder { writer: WriterMode::Task, tail_bytes_max: TAIL_BYTES_DEFAULT };
     Suite::test_all(builder).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_log_conforms_with_nothing_kept_in_memory() {
-    let builder = Builder { writer: Writer::Thread, tail_bytes_max: 0 };
+    let builder = Builder { writer: WriterMode::Thread, tail_bytes_max: 0 };
     Suite::test_all(builder).await.unwrap();
 }

@@ -10,8 +10,9 @@ use openraft::storage::IOFlushed;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::Shared;
 use super::file::Change;
-use super::{Shared, Writer};
+use crate::host::WriterMode;
 use crate::raft::types::{LogId, TypeConfig};
 
 /// How many queued commands one transaction takes at most.
@@ -72,7 +73,7 @@ pub(super) struct LogWriter {
 impl LogWriter {
     /// Starts the writer where `mode` says.
     pub(super) fn start(
-        mode: Writer,
+        mode: WriterMode,
         shared: Arc<Shared>,
         commands: mpsc::Receiver<Command>,
         commit: u64,
@@ -88,11 +89,11 @@ impl LogWriter {
             failed: None,
         };
         match mode {
-            Writer::Thread => {
+            WriterMode::Thread => {
                 let thread = thread::Builder::new().name("raft-log".to_owned());
                 thread.spawn(move || writer.run_on_thread()).map(drop)
             }
-            Writer::Task => {
+            WriterMode::Task => {
                 tokio::spawn(writer.run_as_task());
                 Ok(())
             }
