@@ -105,7 +105,10 @@ impl PeerGuard {
             (Some(theirs), Some(ours)) if theirs == ours => {}
             (None, _) if newcomer => {}
             (theirs, ours) => {
-                let show = |id: Option<u128>| id.map_or("no".to_owned(), |id| format!("{id:032x}"));
+                let show = |id: Option<u128>| match id {
+                    Some(id) => format!("{id:032x}"),
+                    None => "no".to_owned(),
+                };
                 return Err(refusal(&format!(
                     "node {sender:016x} belongs to cluster {}, node {:016x} to cluster {}: they \
                      must not talk to each other; check the peer addresses and data directories",

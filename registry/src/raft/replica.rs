@@ -29,6 +29,7 @@ use super::membership::Standing;
 use super::network::PeerNetworks;
 use super::peers::{Lane, PeerChannel, Peers, call, never_arrived};
 use super::reads::{self, Reads};
+use super::runtime::seed_randomness;
 use super::server::PeerServer;
 use super::settings::{MESSAGE_BYTES_MAX, RaftSettings};
 use super::shared::Shared;
@@ -71,8 +72,7 @@ impl Stored {
     /// Blocks. Must run within the runtime where the writer of the log is a task.
     fn open(host: &Host, dir: &Path, fatal: Fatal) -> Result<Self, StartError> {
         let lock = lock_data_dir(host.disk.as_ref(), dir)?;
-        let mut random = host.random.clone();
-        let mut identity = Identity::open(Arc::clone(&host.disk), dir, &mut random)?;
+        let mut identity = Identity::open(Arc::clone(&host.disk), dir, &host.random)?;
         let snapshots = SnapshotStore::open(Arc::clone(&host.disk), dir, identity.cluster_id())?;
         let options = LogOptions {
             dir: dir.to_owned(),
@@ -106,6 +106,8 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let config = settings.config()?;
         let settings = Arc::new(settings);
+        // Nodes with equal election timeouts would campaign against each other for ever.
+        seed_randomness(host.random.bits());
         let (open_host, open_fatal) = (host.clone(), fatal.clone());
         let open = move || Stored::open(&open_host, &data_dir, open_fatal);
         let stored = host.run_blocking(open).await.ok_or(StartError::Cancelled("opening"))??;

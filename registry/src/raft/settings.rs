@@ -95,7 +95,7 @@ impl RaftSettings {
             // Snapshots are triggered by the replica.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.kept_entries,
-            purge_batch_size: 256,
+            purge_batch_size: (self.kept_entries / 4).clamp(1, 1000),
             // Must exceed what may lie between two snapshots, or a lagging follower gets one after the other.
             replication_lag_threshold: 2 * self.snapshot_entries + self.kept_entries,
             enable_pre_vote: Some(true),

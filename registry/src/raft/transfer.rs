@@ -42,7 +42,7 @@ pub(crate) fn snapshot_messages(
             match part? {
                 Ok(data) => {
                     let crc32c = crc32c::crc32c(&data);
-                    Some((Body::Part(pb::SnapshotPart { data: data.into(), crc32c }), parts))
+                    Some((Body::Part(pb::SnapshotPart { data, crc32c }), parts))
                 }
                 Err(error) => {
                     tracing::error!(%error, "read a snapshot to send it");
