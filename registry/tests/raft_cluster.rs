@@ -306,8 +306,9 @@ async fn sequential_writes_do_not_wait_for_delayed_acknowledgements() {
             start.elapsed()
         })
         .await;
-    // With Nagle's algorithm on either end each write takes 40 ms and more: 8 s for these.
-    assert!(took < Duration::from_millis(40) * count / 2, "{count} writes took {took:?}");
+    // With Nagle's algorithm on the accepting end most writes take 40 ms and more. (The test of the sockets
+    // alone, in net.rs, is the sharp one: this one leaves room for a loaded machine.)
+    assert!(took < Duration::from_millis(30) * count, "{count} writes took {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
