@@ -1,2 +1,3 @@
 //! Placeholder.
+pub mod cli;
 pub mod config;

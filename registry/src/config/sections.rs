@@ -38,7 +38,7 @@ pub struct ListenSettings {
     /// Traffic between the members of the cluster; not for clients.
     pub peer: SocketAddr,
     /// IP address that other members are told to dial. Unset: the listen address itself, so it
-    /// is required where `peer` or `grpc` listens on 0.0.0.0 or [::].
+    /// is required where `peer` or `grpc` listens on a wildcard (0.0.0.0).
     pub advertise: Option<IpAddr>,
     /// Allow listeners that are not on loopback although there is no TLS and no access control.
     pub insecure: bool,
