@@ -1,0 +1,89 @@
+//! Deregister and evict: the two ways out, and what is left behind.
+
+use super::{Change, Retired, State, register::check_batch};
+use crate::{
+    command::{Deregister, Deregistration, Done, EvictInstances, Rejection},
+    record::{Actor, Reason, Record, Subject, Tombstone},
+};
+use std::sync::Arc;
+
+impl State {
+    pub(super) fn deregister(&mut self, deregister: &Deregister) -> Result<Done, Rejection> {
+        check_batch(deregister.items.len(), deregister.items.iter().map(|item| &item.name))?;
+        for item in &deregister.items {
+            self.check_removable(item)?;
+        }
+        let reason = match deregister.actor {
+            Actor::Operator(_) => Reason::Removed,
+            Actor::Owner(_) | Actor::Registry(_) => Reason::Deregistered,
+        };
+        let mut removed = Vec::with_capacity(deregister.items.len());
+        for item in &deregister.items {
+            let record = self.instance(&item.name).filter(|record| is_meant(item, record)).cloned();
+            removed.push(record.is_some());
+            if let Some(record) = record {
+                self.remove(&record, reason, &deregister.actor, deregister.evidence.clone());
+            }
+        }
+        Ok(Done::Deregistered(removed))
+    }
+
+    fn check_removable(&self, item: &Deregistration) -> Result<(), Rejection> {
+        let live = self.instance(&item.name);
+        if let Some(expected) = item.expected_revision {
+            let current = live.map_or(0, |record| record.revision);
+            if current != expected {
+                let name = item.name.clone();
+                return Err(Rejection::RevisionMismatch { name, expected, current });
+            }
+        }
+        if live.is_none() && !item.allow_missing {
+            return Err(Rejection::InstanceNotFound { name: item.name.clone() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn evict_instances(&mut self, evict: &EvictInstances) -> Result<Done, Rejection> {
+        let mut evicted = 0;
+        for item in &evict.items {
+            let Some(record) = self.by_generation(item.generation).cloned() else { continue };
+            let same = record.lease.is_some_and(|lease| lease.epoch == item.lease_epoch);
+            if same && record.evictable() && !self.is_protected(&record.name.service) {
+                self.remove(&record, Reason::Evicted, &evict.actor, item.evidence.clone());
+                evicted += 1;
+            }
+        }
+        Ok(Done::Evicted(evicted))
+    }
+
+    fn remove(&mut self, record: &Arc<Record>, reason: Reason, actor: &Actor, evidence: Arc<str>) {
+        let event = self.event(Change {
+            subject: Subject::Instance(record.name.clone()),
+            generation: record.generation,
+            from: Some(record.status()),
+            to: None,
+            reason,
+            actor,
+            evidence,
+        });
+        let tombstone = Arc::new(Tombstone {
+            name: record.name.clone(),
+            generation: record.generation,
+            nonce: record.nonce,
+            reason,
+            revision: event.revision,
+            history: record.history.and(event),
+        });
+        if tombstone.sticks() {
+            self.retire(record.generation, Retired::Deregistered(record.name.clone()));
+        }
+        self.checkpoints.remove(&record.generation);
+        self.put(Some(record), None);
+        self.bury(tombstone);
+    }
+}
+
+/// A generation that is not the one in the catalogue is a late call of an old process: it is ignored.
+fn is_meant(item: &Deregistration, record: &Record) -> bool {
+    item.generation == 0 || item.generation == record.generation
+}

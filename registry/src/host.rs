@@ -1,0 +1,107 @@
+//! What a node gets from outside: clock, network, disk and randomness. Several nodes in one process, or in a
+//! simulation, are several hosts.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clock::{Clock, SystemClock};
+use crate::disk::{Disk, StdDisk};
+use crate::net::{Net, TokioNet};
+
+/// Where blocking work (writing the log, encoding a snapshot) runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriterMode {
+    /// On threads of its own: the disk of the machine blocks.
+    #[default]
+    Thread,
+    /// In tasks of the runtime: a simulation must own every step.
+    Task,
+}
+
+/// Everything a node gets from outside. Cheap to clone; clones share the source of randomness.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// The sockets.
+    pub net: Arc<dyn Net>,
+    /// The files.
+    pub disk: Arc<dyn Disk>,
+    /// The dice.
+    pub random: Random,
+    /// Where blocking work runs.
+    pub writer: WriterMode,
+}
+
+impl Host {
+    /// The machine this process runs on, with randomness from `seed`.
+    pub fn system(seed: u64) -> Self {
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            net: Arc::new(TokioNet),
+            disk: Arc::new(StdDisk),
+            random: Random::new(seed),
+            writer: WriterMode::Thread,
+        }
+    }
+
+    /// Runs blocking work where [`Host::writer`] says. `None`: the work panicked.
+    pub async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.writer {
+            WriterMode::Thread => tokio::task::spawn_blocking(work).await.ok(),
+            WriterMode::Task => Some(work()),
+        }
+    }
+
+    /// Whether fewer than 64 MiB are left for `dir`.
+    pub async fn is_nearly_full(&self, dir: PathBuf) -> bool {
+        let disk = Arc::clone(&self.disk);
+        self.run_blocking(move || crate::disk::is_nearly_full(disk.as_ref(), &dir))
+            .await
+            .unwrap_or(false)
+    }
+}
+
+/// A seeded source of randomness, shared by its clones.
+#[derive(Clone)]
+pub struct Random(Arc<Mutex<SmallRng>>);
+
+impl Random {
+    /// Equal seeds give equal sequences.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))))
+    }
+
+    /// 64 random bits.
+    pub fn bits(&self) -> u64 {
+        // The generator has no invariant that a panic elsewhere could break.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+    }
+
+    /// 128 random bits.
+    pub fn wide_bits(&self) -> u128 {
+        u128::from(self.bits()) << 64 | u128::from(self.bits())
+    }
+
+    /// A number between `low` and `high`, both included; `low` where they are in the wrong order.
+    pub fn between(&self, low: u64, high: u64) -> u64 {
+        match high.checked_sub(low).and_then(|span| span.checked_add(1)) {
+            Some(span) => low + self.bits() % span,
+            None if high < low => low,
+            None => self.bits(),
+        }
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Random")
+    }
+}
