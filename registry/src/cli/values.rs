@@ -1,20 +1,19 @@
 //! The words of the command line: text in, a value or a message that names the field out.
 //!
-//! Only what can be judged without the registry is refused here. The registry checks again.
+//! Names and limits are core's own, so what passes here passes at the registry; only what needs
+//! its state is left for it to refuse.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rollcall_core::instance::{Endpoint, Ttl, limit};
+use rollcall_core::name::{InstanceId, InstanceName, Invalid, Label, ServiceName, parse_text};
+use rollcall_core::query::HealthFilter;
 
 const DEFAULT_API_PORT: u16 = 8502;
-const LABEL_CHARS_MAX: usize = 63;
-const INSTANCE_ID_CHARS_MAX: usize = 128;
-const TAG_CHARS_MAX: usize = 128;
-const METADATA_KEY_BYTES_MAX: usize = 128;
-const METADATA_VALUE_BYTES_MAX: usize = 512;
-const TTL_MIN: Duration = Duration::from_secs(1);
-const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+const NODE_NAME_CHARS_MAX: usize = 128;
 
 /// `HOST[:PORT]` of a registry node; the port is 8502 unless given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,165 +55,129 @@ pub(super) fn registry_address(text: &str) -> Result<RegistryAddress, String> {
 /// `[NAMESPACE/]SERVICE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceArg {
-    namespace: Option<String>,
-    /// Name of the service, lower-cased.
-    pub service: String,
+    namespace: Option<Label>,
+    service: Label,
 }
 
 impl ServiceArg {
-    /// The namespace: the one written before the name, else `flag`, else `""`, the default one.
-    pub fn namespace<'a>(&'a self, flag: Option<&'a str>) -> &'a str {
-        self.namespace.as_deref().or(flag).unwrap_or("")
+    /// The full name: the namespace written before the service counts, else `flag`, else `default`.
+    pub fn name(&self, flag: Option<&Label>) -> ServiceName {
+        let namespace = self.namespace.as_ref().or(flag).cloned();
+        ServiceName {
+            namespace: namespace.unwrap_or_else(Label::default_namespace),
+            service: self.service.clone(),
+        }
     }
 }
 
-pub(super) fn service(text: &str) -> Result<ServiceArg, String> {
+pub(super) fn service(text: &str) -> Result<ServiceArg, Invalid> {
     match text.split_once('/') {
         Some((namespace, service)) => Ok(ServiceArg {
-            namespace: Some(label("namespace", namespace)?),
-            service: label("service", service)?,
+            namespace: Some(self::namespace(namespace)?),
+            service: Label::parse("service", service)?,
         }),
-        None => Ok(ServiceArg { namespace: None, service: label("service", text)? }),
+        None => Ok(ServiceArg { namespace: None, service: Label::parse("service", text)? }),
     }
 }
 
-pub(super) fn namespace(text: &str) -> Result<String, String> {
-    label("namespace", text)
+pub(super) fn namespace(text: &str) -> Result<Label, Invalid> {
+    Label::parse("namespace", text)
 }
 
-pub(super) fn prefix(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    if !lower.is_empty() && lower.len() <= LABEL_CHARS_MAX && lower.chars().all(in_label) {
-        Ok(lower)
-    } else {
-        Err(format!("prefix {text:?} must be 1 to {LABEL_CHARS_MAX} characters of [a-z0-9-]"))
+/// The beginning of a service name, which need not be a whole label: `pay-`.
+pub(super) fn prefix(text: &str) -> Result<String, Invalid> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if (1..=Label::MAX).contains(&text.len()) && text.chars().all(allowed) {
+        return Ok(text.to_ascii_lowercase());
     }
-}
-
-fn in_label(c: char) -> bool {
-    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
-}
-
-/// A DNS label, lower-cased.
-fn label(field: &str, text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    let hyphen_outside = lower.starts_with('-') || lower.ends_with('-');
-    let sized = (1..=LABEL_CHARS_MAX).contains(&lower.len());
-    if sized && lower.chars().all(in_label) && !hyphen_outside {
-        Ok(lower)
-    } else {
-        Err(format!(
-            "{field} {text:?} must be 1 to {LABEL_CHARS_MAX} characters of [a-z0-9-], without a \
-             hyphen at either end"
-        ))
-    }
+    let problem = format!("{text:?}: 1 to {} letters, digits and hyphens are allowed", Label::MAX);
+    Err(Invalid::new("prefix", problem))
 }
 
 /// An instance: by its full name, or by an id that only one instance has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InstanceArg {
-    /// `[NAMESPACE/]SERVICE/ID`; the namespace `""` is the default one.
-    Full {
-        /// Namespace; empty for the default one.
-        namespace: String,
-        /// Service.
-        service: String,
-        /// Instance id.
-        id: String,
-    },
+    /// `[NAMESPACE/]SERVICE/ID`.
+    Full(InstanceName),
     /// `ID` alone, to be looked up.
-    Id(String),
+    Id(InstanceId),
 }
 
-pub(super) fn instance(text: &str) -> Result<InstanceArg, String> {
+pub(super) fn instance(text: &str) -> Result<InstanceArg, Invalid> {
     let parts: Vec<&str> = text.split('/').collect();
-    let full = |namespace: String, service: &str, id: &str| {
-        let service = label("service", service)?;
-        Ok(InstanceArg::Full { namespace, service, id: instance_id(id)? })
-    };
     match parts[..] {
-        [id] => Ok(InstanceArg::Id(instance_id(id)?)),
-        [service, id] => full(String::new(), service, id),
-        [namespace, service, id] => full(label("namespace", namespace)?, service, id),
-        _ => Err(format!("instance {text:?} must be [NAMESPACE/]SERVICE/ID, or an ID alone")),
+        [id] => Ok(InstanceArg::Id(InstanceId::parse(id)?)),
+        [service, id] => Ok(InstanceArg::Full(InstanceName::parse("", service, id)?)),
+        [namespace, service, id] => {
+            Ok(InstanceArg::Full(InstanceName::parse(namespace, service, id)?))
+        }
+        _ => Err(Invalid::new(
+            "instance",
+            format!("{text:?} must be [NAMESPACE/]SERVICE/ID, or an ID alone"),
+        )),
     }
 }
 
-pub(super) fn instance_id(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
-    if (1..=INSTANCE_ID_CHARS_MAX).contains(&text.len()) && text.chars().all(legal) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "instance id {text:?} must be 1 to {INSTANCE_ID_CHARS_MAX} characters of \
-             [A-Za-z0-9._:-]"
-        ))
-    }
+pub(super) fn instance_id(text: &str) -> Result<InstanceId, Invalid> {
+    InstanceId::parse(text)
 }
 
 /// `NAME=IP:PORT`: where an instance can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointArg {
     /// Name of the endpoint: `grpc`, `http`, ...
-    pub name: String,
-    /// IP literal and port; the port is never 0.
+    pub name: Label,
+    /// IP literal and port that callers can be sent to.
     pub address: SocketAddr,
 }
 
-pub(super) fn endpoint(text: &str) -> Result<EndpointArg, String> {
+pub(super) fn endpoint(text: &str) -> Result<EndpointArg, Invalid> {
     let Some((name, address)) = text.split_once('=') else {
-        return Err(format!("endpoint {text:?} must be NAME=IP:PORT, such as http=192.0.2.7:8080"));
+        let problem = format!("{text:?} must be NAME=IP:PORT, such as http=192.0.2.7:8080");
+        return Err(Invalid::new("endpoint", problem));
     };
-    let name = label("endpoint name", name)?;
-    match address.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Ok(EndpointArg { name, address }),
-        _ => Err(format!(
-            "endpoint address {address:?} must be an IP literal and a port from 1 to 65535, such \
-             as 192.0.2.7:8080 or [2001:db8::7]:8080"
-        )),
-    }
+    let name = endpoint_name(name)?;
+    let field = "endpoint address";
+    let address = address.parse().map_err(|_| {
+        let problem = "must be an IP literal and a port, such as 192.0.2.7:80 or [2001:db8::7]:80";
+        Invalid::new(field, format!("{address:?} {problem}"))
+    })?;
+    Ok(EndpointArg { name, address: Endpoint::check_address(field, address)? })
 }
 
-pub(super) fn endpoint_name(text: &str) -> Result<String, String> {
-    label("endpoint name", text)
+pub(super) fn endpoint_name(text: &str) -> Result<Label, Invalid> {
+    Label::parse("endpoint name", text)
 }
 
-pub(super) fn tag(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_graphic();
-    if (1..=TAG_CHARS_MAX).contains(&text.len()) && text.chars().all(legal) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("tag {text:?} must be 1 to {TAG_CHARS_MAX} printable characters, no space"))
-    }
+pub(super) fn tag(text: &str) -> Result<Arc<str>, Invalid> {
+    parse_text("tag", text, 1, limit::TAG_BYTES)
 }
 
-pub(super) fn zone(text: &str) -> Result<String, String> {
-    label("zone", text)
+pub(super) fn reason(text: &str) -> Result<Arc<str>, Invalid> {
+    parse_text("reason", text, 1, limit::TEXT_BYTES)
+}
+
+pub(super) fn zone(text: &str) -> Result<Label, Invalid> {
+    Label::parse("zone", text)
 }
 
 /// `KEY=VALUE`; the value may be empty and may hold further `=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataPair {
     /// Key, never empty.
-    pub key: String,
+    pub key: Arc<str>,
     /// Value.
-    pub value: String,
+    pub value: Arc<str>,
 }
 
-pub(super) fn metadata(text: &str) -> Result<MetadataPair, String> {
+pub(super) fn metadata(text: &str) -> Result<MetadataPair, Invalid> {
     let Some((key, value)) = text.split_once('=') else {
-        return Err(format!("metadata {text:?} must be KEY=VALUE"));
+        return Err(Invalid::new("metadata", format!("{text:?} must be KEY=VALUE")));
     };
-    if !(1..=METADATA_KEY_BYTES_MAX).contains(&key.len()) {
-        return Err(format!("metadata key {key:?} must have 1 to {METADATA_KEY_BYTES_MAX} bytes"));
-    }
-    if value.len() > METADATA_VALUE_BYTES_MAX {
-        return Err(format!(
-            "metadata value of {key:?} has {} bytes, at most {METADATA_VALUE_BYTES_MAX} are allowed",
-            value.len()
-        ));
-    }
-    Ok(MetadataPair { key: key.to_owned(), value: value.to_owned() })
+    Ok(MetadataPair {
+        key: parse_text("metadata key", key, 1, limit::METADATA_KEY_BYTES)?,
+        value: parse_text("metadata value", value, 0, limit::METADATA_VALUE_BYTES)?,
+    })
 }
 
 /// `KEY=VALUE` of `--set`; the configuration judges key and value.
@@ -279,7 +242,17 @@ pub enum HealthArg {
     /// Enabled and healthy.
     Healthy,
     /// Everything that is registered.
-    All,
+    Any,
+}
+
+impl From<HealthArg> for HealthFilter {
+    fn from(health: HealthArg) -> Self {
+        match health {
+            HealthArg::Routable => Self::Routable,
+            HealthArg::Healthy => Self::Healthy,
+            HealthArg::Any => Self::Any,
+        }
+    }
 }
 
 /// A member: by its node id of 16 hexadecimal digits, as `rollcall status` shows it, or by name.
@@ -298,7 +271,7 @@ pub(super) fn node(text: &str) -> Result<NodeArg, String> {
         return Ok(NodeArg::Id(id));
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if (1..=INSTANCE_ID_CHARS_MAX).contains(&text.len()) && text.chars().all(legal) {
+    if (1..=NODE_NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(legal) {
         Ok(NodeArg::Name(text.to_owned()))
     } else {
         Err(format!("node {text:?} must be a name or an id of 16 hexadecimal digits"))
@@ -311,13 +284,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
-pub(super) fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration(text)?;
-    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err(format!("ttl {text:?} must be from 1s to 24h"))
-    }
+pub(super) fn ttl(text: &str) -> Result<Ttl, String> {
+    Ttl::parse(duration(text)?).map_err(|error| error.to_string())
 }
 
 pub(super) fn fraction(text: &str) -> Result<f64, String> {

@@ -38,7 +38,7 @@ pub struct ListenSettings {
     /// Traffic between the members of the cluster; not for clients.
     pub peer: SocketAddr,
     /// IP address that other members are told to dial. Unset: the listen address itself, so it
-    /// is required where `peer` or `grpc` listens on a wildcard (0.0.0.0).
+    /// is required where a listener is bound to a wildcard (0.0.0.0).
     pub advertise: Option<IpAddr>,
     /// Allow listeners that are not on loopback although there is no TLS and no access control.
     pub insecure: bool,
@@ -188,18 +188,19 @@ impl Default for ProtectionSettings {
     }
 }
 
-/// What is refused with RESOURCE_EXHAUSTED. Keep the first four equal on all members.
+/// What is refused with RESOURCE_EXHAUSTED. The first four can only lower what the registry allows at
+/// most; the leader checks them before it proposes, so keep them equal on all members.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Instances in the whole registry. 1 to 10,000,000.
+    /// Instances in the whole registry. 1 to 1,000,000.
     pub instances: u32,
-    /// Services in the whole registry. 1 to 10,000,000.
+    /// Services in the whole registry. 1 to 100,000.
     pub services: u32,
-    /// Instances of one service. 1 to 1,000,000.
+    /// Instances of one service. 1 to 20,000.
     pub instances_per_service: u32,
     /// Instances that share one IP address; not enforced where all listeners are on loopback.
-    /// 1 to 1,000,000.
+    /// 1 to 256.
     pub instances_per_address: u32,
     /// Watch streams open on this node. 1 to 1,000,000.
     pub watches: u32,

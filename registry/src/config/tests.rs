@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rollcall_core::instance::{Spec, limit};
+
 use super::{Config, ConfigError, LogFormat, Override, Sources, load, render};
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -41,6 +43,17 @@ fn the_default_is_valid_and_stays_on_loopback() {
     assert!(config.is_loopback());
     assert!(config.allow_loopback());
     assert_eq!(load(&Sources::default()).unwrap().config, config);
+}
+
+#[test]
+fn the_default_limits_are_what_core_allows() {
+    let limits = Config::default().limits;
+    let ours = [limits.instances, limits.services, limits.instances_per_service];
+    let core = [limit::INSTANCES, limit::SERVICES, limit::INSTANCES_PER_SERVICE];
+    assert_eq!(ours.map(|limit| limit as usize), core);
+    assert_eq!(limits.instances_per_address, limit::INSTANCES_PER_ADDRESS);
+    assert_eq!(Config::default().lease.default_ttl, Spec::DEFAULT_TTL);
+    assert_eq!(Config::default().lease.evict_after, Spec::DEFAULT_EVICT_AFTER);
 }
 
 #[test]
@@ -182,7 +195,7 @@ fn values_out_of_range_name_the_setting_the_value_and_the_range() {
         ("protection.cluster_share", "0", "is 0: must be above 0 and at most 1"),
         ("protection.service_share", "NaN.0", "cannot be used"),
         ("protection.exit_share", "0.15", "is 0.15: must be above 0 and below cluster_share"),
-        ("limits.instances", "0", "is 0: must be from 1 to 10000000"),
+        ("limits.instances", "0", "is 0: must be from 1 to 1000000"),
         ("journal.events", "999", "is 999: must be from 1000 to 10000000"),
         ("reads.answer_bytes", "4194305", "must be from 65536 to api.message_bytes"),
         ("api.message_bytes", "1", "is 1: must be from 65536 to 67108864"),

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use rollcall_core::instance::limit;
 use tracing_subscriber::EnvFilter;
 
 use super::Config;
@@ -105,8 +106,7 @@ fn listeners(config: &Config, rules: &mut Rules) {
                         --insecure (listen.insecure = true)";
             rules.broken(key, address, rule);
         }
-        let announced = matches!(*key, "listen.peer" | "listen.grpc");
-        if announced && address.ip().is_unspecified() && config.listen.advertise.is_none() {
+        if address.ip().is_unspecified() && config.listen.advertise.is_none() {
             let rule = "other members cannot dial a wildcard; set listen.advertise to an IP \
                         address of this machine";
             rules.broken(key, address, rule);
@@ -171,12 +171,15 @@ fn protection(config: &Config, rules: &mut Rules) {
 
 fn bounds(config: &Config, rules: &mut Rules) {
     let limits = &config.limits;
-    rules.number("limits.instances", limits.instances, 1..=10_000_000);
-    rules.number("limits.services", limits.services, 1..=10_000_000);
-    let key = "limits.instances_per_service";
-    rules.number(key, limits.instances_per_service, 1..=1_000_000);
-    let key = "limits.instances_per_address";
-    rules.number(key, limits.instances_per_address, 1..=1_000_000);
+    let most = |key: &str, value: u32, most: usize, rules: &mut Rules| {
+        rules.number(key, value as usize, 1..=most);
+    };
+    most("limits.instances", limits.instances, limit::INSTANCES, rules);
+    most("limits.services", limits.services, limit::SERVICES, rules);
+    let (key, value) = ("limits.instances_per_service", limits.instances_per_service);
+    most(key, value, limit::INSTANCES_PER_SERVICE, rules);
+    let (key, value) = ("limits.instances_per_address", limits.instances_per_address);
+    most(key, value, limit::INSTANCES_PER_ADDRESS as usize, rules);
     rules.number("limits.watches", limits.watches, 1..=1_000_000);
     rules.number("limits.heartbeat_streams", limits.heartbeat_streams, 1..=1_000_000);
     rules.number("journal.events", config.journal.events, 1_000..=10_000_000);

@@ -2,6 +2,7 @@
 //! the operator's commands.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -16,8 +17,8 @@ pub struct AdminArgs {
     pub instance: InstanceArg,
 
     /// Why, for the journal
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[arg(long, value_name = "TEXT", value_parser = values::reason)]
+    pub reason: Option<Arc<str>>,
 
     /// End by itself after this time; lasts until `rollcall enable` otherwise
     #[arg(long = "for", value_name = "DURATION", value_parser = values::duration)]
@@ -34,8 +35,8 @@ pub struct EnableArgs {
     pub instance: InstanceArg,
 
     /// Why, for the journal
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
+    #[arg(long, value_name = "TEXT", value_parser = values::reason)]
+    pub reason: Option<Arc<str>>,
 }
 
 /// Actions of `rollcall policy`.
@@ -84,12 +85,12 @@ pub struct PolicySetArgs {
 
     /// Share of leases lost at once above which this service is protected
     #[arg(long, value_name = "FRACTION", group = "change", value_parser = values::fraction)]
-    pub protection_share: Option<f64>,
+    pub protection_threshold: Option<f64>,
 
     /// Remove the policy: all settings are the registry's again
     #[arg(long, group = "change")]
     #[arg(conflicts_with_all = ["dns_ttl", "fail_open_below", "evict_after"])]
-    #[arg(conflicts_with_all = ["evict_unhealthy_after", "protection_share"])]
+    #[arg(conflicts_with_all = ["evict_unhealthy_after", "protection_threshold"])]
     pub clear: bool,
 }
 

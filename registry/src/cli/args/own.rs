@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use clap::Args;
+use rollcall_core::instance::Ttl;
+use rollcall_core::name::{InstanceId, Label};
 
 use super::super::values::{self, EndpointArg, MetadataPair, ServiceArg};
 
@@ -13,11 +15,11 @@ use super::super::values::{self, EndpointArg, MetadataPair, ServiceArg};
 pub struct SpecArgs {
     /// Namespace of the service; NAMESPACE/SERVICE says the same
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
-    pub namespace: Option<String>,
+    pub namespace: Option<Label>,
 
     /// Zone the instance runs in; callers prefer their own
     #[arg(long, value_name = "ZONE", value_parser = values::zone)]
-    pub zone: Option<String>,
+    pub zone: Option<Label>,
 
     /// Share of traffic, 0 to 65535; 0 is registered but given none
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -25,7 +27,7 @@ pub struct SpecArgs {
 
     /// Tag to be found by; may be repeated
     #[arg(long = "tag", value_name = "TAG", value_parser = values::tag)]
-    pub tags: Vec<String>,
+    pub tags: Vec<Arc<str>>,
 
     /// Metadata, returned with the instance; may be repeated
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = values::metadata)]
@@ -51,7 +53,7 @@ pub struct RunArgs {
 
     /// Instance id; HOST-PORT otherwise
     #[arg(long, value_name = "ID", value_parser = values::instance_id)]
-    pub id: Option<String>,
+    pub id: Option<InstanceId>,
 
     /// IP address to announce; the local address of the connection to the registry otherwise
     #[arg(long, value_name = "IP")]
@@ -60,7 +62,7 @@ pub struct RunArgs {
     /// How long the instance stays listed without a heartbeat, 1s to 24h; the registry's default
     /// otherwise
     #[arg(long, value_name = "DURATION", value_parser = values::ttl)]
-    pub ttl: Option<Duration>,
+    pub ttl: Option<Ttl>,
 
     /// What the instance says about itself.
     #[command(flatten)]
@@ -85,7 +87,7 @@ pub struct RegisterArgs {
 
     /// Instance id, unique within the service
     #[arg(long, value_name = "ID", value_parser = values::instance_id)]
-    pub id: String,
+    pub id: InstanceId,
 
     /// Where it can be reached; may be repeated, the first one is the default
     #[arg(long = "endpoint", value_name = "NAME=IP:PORT", value_parser = values::endpoint)]
@@ -94,7 +96,7 @@ pub struct RegisterArgs {
 
     /// How long it stays listed without a heartbeat, 1s to 24h; the registry's default otherwise
     #[arg(long, value_name = "DURATION", value_parser = values::ttl)]
-    pub ttl: Option<Duration>,
+    pub ttl: Option<Ttl>,
 
     /// No lease: it stays until it is deregistered
     #[arg(long, conflicts_with = "ttl")]

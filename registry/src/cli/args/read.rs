@@ -1,6 +1,9 @@
 //! `resolve`, `ls`, `watch`, `why` and `events`: questions to the registry.
 
+use std::sync::Arc;
+
 use clap::Args;
+use rollcall_core::name::Label;
 
 use super::super::values::{self, Consistency, HealthArg, InstanceArg, MetadataPair, ServiceArg};
 
@@ -9,7 +12,7 @@ use super::super::values::{self, Consistency, HealthArg, InstanceArg, MetadataPa
 pub struct SelectorArgs {
     /// Only instances with this tag; may be repeated, all must match
     #[arg(long = "tag", value_name = "TAG", value_parser = values::tag)]
-    pub tags: Vec<String>,
+    pub tags: Vec<Arc<str>>,
 
     /// Only instances with this metadata; may be repeated, all must match
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = values::metadata)]
@@ -36,7 +39,7 @@ pub struct ResolveArgs {
 
     /// Namespace of the service; NAMESPACE/SERVICE says the same
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
-    pub namespace: Option<String>,
+    pub namespace: Option<Label>,
 
     /// Which instances to show.
     #[command(flatten)]
@@ -44,11 +47,11 @@ pub struct ResolveArgs {
 
     /// The caller's zone: its instances come first
     #[arg(long, value_name = "ZONE", value_parser = values::zone)]
-    pub zone: Option<String>,
+    pub zone: Option<Label>,
 
     /// Only instances that have this endpoint, and only that address of theirs
     #[arg(long, value_name = "NAME", value_parser = values::endpoint_name)]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Label>,
 
     /// How fresh: stale, bounded=DURATION or linearizable
     #[arg(long, value_name = "MODE", default_value = "stale", value_parser = values::consistency)]
@@ -74,7 +77,7 @@ pub struct LsArgs {
 
     /// Only this namespace
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
-    pub namespace: Option<String>,
+    pub namespace: Option<Label>,
 }
 
 /// Arguments of `rollcall watch`.
@@ -83,7 +86,7 @@ pub struct LsArgs {
   rollcall watch web
   rollcall watch web shop/cart -o json
   rollcall watch --namespace shop
-  rollcall watch --prefix pay- --health all")]
+  rollcall watch --prefix pay- --health any")]
 pub struct WatchArgs {
     /// [NAMESPACE/]SERVICE, up to 1000; the whole namespace otherwise
     #[arg(value_parser = values::service, num_args = 0..=1000, value_name = "SERVICE")]
@@ -91,7 +94,7 @@ pub struct WatchArgs {
 
     /// Namespace to follow, or of the services named without one
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
-    pub namespace: Option<String>,
+    pub namespace: Option<Label>,
 
     /// Follow the services whose names begin like this
     #[arg(long, value_name = "PREFIX", value_parser = values::prefix)]
@@ -127,7 +130,7 @@ pub struct EventsArgs {
 
     /// Only this namespace
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
-    pub namespace: Option<String>,
+    pub namespace: Option<Label>,
 
     /// Go on with every new event until interrupted
     #[arg(short, long)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Command as ClapCommand, CommandFactory, Parser};
 use clap_complete::Shell;
+use rollcall_core::name::{InstanceId, InstanceName, Label, ServiceName};
 
 use super::super::values::{Consistency, HealthArg, InstanceArg, NodeArg};
 use super::{Cli, Command, ConfigCommand, MemberCommand, Output, PolicyCommand, completion};
@@ -94,13 +95,13 @@ fn every_example_in_the_help_parses_as_its_command() {
 #[test]
 fn bad_words_are_usage_errors_that_name_their_field() {
     let cases = [
-        ("rollcall resolve We_b", "service \"We_b\" must be 1 to 63"),
-        ("rollcall resolve -- -web", "service \"-web\""),
-        ("rollcall resolve a/b/c", "service \"b/c\""),
-        ("rollcall resolve web --namespace a.b", "namespace \"a.b\""),
-        ("rollcall resolve web --tag 'a b'", "tag \"a b\""),
-        ("rollcall resolve web --meta role", "metadata \"role\" must be KEY=VALUE"),
-        ("rollcall resolve web --meta =x", "metadata key \"\""),
+        ("rollcall resolve We_b", "service: \"We_b\" is not a DNS label"),
+        ("rollcall resolve -- -web", "service: \"-web\""),
+        ("rollcall resolve a/b/c", "service: \"b/c\""),
+        ("rollcall resolve web --namespace a.b", "namespace: \"a.b\""),
+        ("rollcall resolve web --tag ''", "tag: \"\" has 0 bytes"),
+        ("rollcall resolve web --meta role", "metadata: \"role\" must be KEY=VALUE"),
+        ("rollcall resolve web --meta =x", "metadata key: \"\""),
         ("rollcall resolve web --consistency soon", "consistency \"soon\" must be stale, bounded"),
         ("rollcall resolve web --consistency bounded=2", "duration \"2\""),
         ("rollcall resolve web --min-revision -1", "--min-revision"),
@@ -110,23 +111,32 @@ fn bad_words_are_usage_errors_that_name_their_field() {
         ("rollcall resolve web --addr http://a/b", "address \"http://a/b\""),
         ("rollcall resolve web -o yaml", "--output"),
         ("rollcall register web --id w", "--endpoint"),
-        ("rollcall register web --id w/1 --endpoint a=127.0.0.1:1", "instance id \"w/1\""),
+        ("rollcall register web --id w/1 --endpoint a=127.0.0.1:1", "instance_id: \"w/1\""),
         ("rollcall register web --id w --endpoint 127.0.0.1:80", "must be NAME=IP:PORT"),
         ("rollcall register web --id w --endpoint a=host:80", "must be an IP literal and a port"),
-        ("rollcall register web --id w --endpoint a=127.0.0.1:0", "from 1 to 65535"),
-        ("rollcall register web --id w --endpoint a_b=127.0.0.1:1", "endpoint name \"a_b\""),
-        ("rollcall register web --id w --endpoint a=127.0.0.1:1 --ttl 500ms", "ttl \"500ms\""),
-        ("rollcall register web --id w --endpoint a=127.0.0.1:1 --ttl 25h", "from 1s to 24h"),
+        (
+            "rollcall register web --id w --endpoint a=127.0.0.1:0",
+            "endpoint address: 127.0.0.1:0: port 0",
+        ),
+        ("rollcall register web --id w --endpoint a_b=127.0.0.1:1", "endpoint name: \"a_b\""),
+        (
+            "rollcall register web --id w --endpoint a=127.0.0.1:1 --ttl 500ms",
+            "ttl: 500ms: 1s to 24h",
+        ),
+        (
+            "rollcall register web --id w --endpoint a=127.0.0.1:1 --ttl 25h",
+            "1s to 24h are allowed",
+        ),
         ("rollcall register web --id w --endpoint a=127.0.0.1:1 --weight 65536", "--weight"),
         ("rollcall register web --id w --endpoint a=[::1]:1 --ttl 5s --persistent", "--persistent"),
         ("rollcall run --service web --port 0 -- true", "--port"),
         ("rollcall run --service web --port 80", "CMD"),
-        ("rollcall why a/b/c/d", "instance \"a/b/c/d\" must be"),
+        ("rollcall why a/b/c/d", "instance: \"a/b/c/d\" must be"),
         ("rollcall drain web/w --for long", "duration \"long\""),
         ("rollcall policy set web", "--evict-after"),
         ("rollcall policy set web --clear --evict-after 1s", "--clear"),
         ("rollcall policy set web --fail-open-below 1.5", "fraction \"1.5\" must be from 0 to 1"),
-        ("rollcall policy set web --protection-share NaN", "fraction \"NaN\""),
+        ("rollcall policy set web --protection-threshold NaN", "fraction \"NaN\""),
         ("rollcall member add 10.0.0.1", "peer address \"10.0.0.1\" must be HOST:PORT"),
         ("rollcall member remove 'a b'", "node \"a b\""),
         ("rollcall server --listen-grpc 8502", "--listen-grpc"),
@@ -172,19 +182,19 @@ fn global_options_may_stand_anywhere_and_hold_several_nodes() {
 #[test]
 fn resolve_reads_all_its_words() {
     let line = "rollcall resolve Shop/WEB --tag a --tag b --meta k=v=w --zone z1 --endpoint grpc \
-                --health all --consistency bounded=1500ms --min-revision 18446744073709551615";
+                --health any --consistency bounded=1500ms --min-revision 18446744073709551615";
     let Command::Resolve(args) = parse(line) else { panic!("not resolve") };
-    assert_eq!(args.service.service, "web");
-    assert_eq!(args.service.namespace(Some("flag")), "shop");
-    assert_eq!(args.selector.tags, ["a", "b"]);
-    assert_eq!(args.selector.metadata[0].key, "k");
-    assert_eq!(args.selector.metadata[0].value, "v=w");
-    assert_eq!(args.selector.health, HealthArg::All);
+    let flag = Label::parse("namespace", "flag").unwrap();
+    assert_eq!(args.service.name(Some(&flag)).to_string(), "shop/web");
+    assert_eq!(args.selector.tags, ["a".into(), "b".into()]);
+    assert_eq!(&*args.selector.metadata[0].key, "k");
+    assert_eq!(&*args.selector.metadata[0].value, "v=w");
+    assert_eq!(args.selector.health, HealthArg::Any);
     assert_eq!(args.consistency, Consistency::Bounded(Duration::from_millis(1500)));
     assert_eq!(args.min_revision, u64::MAX);
     let Command::Resolve(args) = parse("rollcall resolve web") else { panic!("not resolve") };
-    assert_eq!(args.service.namespace(None), "");
-    assert_eq!(args.service.namespace(Some("flag")), "flag");
+    assert_eq!(args.service.name(None), ServiceName::parse("", "web").unwrap());
+    assert_eq!(args.service.name(Some(&flag)).to_string(), "flag/web");
     assert_eq!((args.consistency, args.min_revision), (Consistency::Stale, 0));
     assert_eq!(args.selector.health, HealthArg::Routable);
 }
@@ -192,15 +202,9 @@ fn resolve_reads_all_its_words() {
 #[test]
 fn instances_and_nodes_are_told_apart_by_their_form() {
     let cases = [
-        ("web-1", InstanceArg::Id("web-1".into())),
-        (
-            "web/W:1",
-            InstanceArg::Full { namespace: "".into(), service: "web".into(), id: "W:1".into() },
-        ),
-        (
-            "ns/web/1",
-            InstanceArg::Full { namespace: "ns".into(), service: "web".into(), id: "1".into() },
-        ),
+        ("web-1", InstanceArg::Id(InstanceId::parse("web-1").unwrap())),
+        ("web/W:1", InstanceArg::Full(InstanceName::parse("", "web", "W:1").unwrap())),
+        ("ns/web/1", InstanceArg::Full(InstanceName::parse("ns", "web", "1").unwrap())),
     ];
     for (text, expected) in cases {
         let Command::Deregister { instance } = parse(&format!("rollcall deregister {text}")) else {
