@@ -16,6 +16,8 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
+pub mod stored;
+
 pub use generated::rollcall::*;
 
 /// The descriptors of every message and service, for reflection.
