@@ -11,11 +11,11 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use rollcall_core::State;
 use rollcall_core::record::Event;
+use rollcall_proto::stored;
 use tokio::sync::watch;
 
 use super::log::Fatal;
 use super::snapshot::{SnapshotHandle, SnapshotStore};
-use super::stand_in as stored;
 use super::transfer::{Snapshot, SnapshotData};
 use super::types::{Entry, EntryPayload, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::host::Host;
@@ -231,10 +231,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
 }
 
 fn load_state(snapshot: &SnapshotHandle, journal_events: usize) -> Result<State, io::Error> {
-    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut loader = stored::StateLoader::new(journal_events);
     for part in snapshot.parts() {
-        loader.load(&part?).map_err(invalid)?;
+        loader.add(&part?).map_err(invalid)?;
     }
     loader.finish().map_err(invalid)
 }

@@ -28,7 +28,6 @@ pub mod settings;
 mod shared;
 pub mod snapshot;
 mod stamp;
-pub mod stand_in;
 pub mod status;
 mod submit;
 mod transfer;

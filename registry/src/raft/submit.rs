@@ -7,13 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use rollcall_core::{Command, Outcome, Stamped};
+use rollcall_core::{Command, Outcome};
 use rollcall_proto::internal::v1 as pb;
+use rollcall_proto::stored;
 
 use super::errors::SubmitError;
 use super::peers::{Lane, call, never_arrived};
 use super::shared::Shared;
-use super::stand_in as stored;
 use super::types::{Proposal, Reply};
 use super::wire;
 
@@ -32,8 +32,7 @@ impl Shared {
                 result => result,
             };
         }
-        let unstamped = Stamped { wall_ms: 0, advance_ms: 0, command };
-        self.pass_on(Bytes::from(stored::encode_command(&unstamped)), timeout).await
+        self.pass_on(stored::encode_unstamped(&command), timeout).await
     }
 
     /// Proposes a command on this node, which must be the leader.
@@ -64,7 +63,7 @@ impl Shared {
         // Under another leadership of this node the stamp would be wrong.
         let proposal = self
             .raft
-            .write(Proposal(Bytes::from(bytes)))
+            .write(Proposal(bytes))
             .with_leader(leader_id)
             .responder(responder);
         let result = tokio::time::timeout(timeout, async {
@@ -144,8 +143,8 @@ impl Shared {
         use pb::submit_refusal::Reason;
         use pb::submit_response::Result as Answer;
         let timeout = Duration::from_millis(u64::from(request.deadline_ms));
-        let result = match stored::decode_command(&request.command) {
-            Ok(stamped) => self.propose(stamped.command, timeout).await,
+        let result = match stored::decode_unstamped(&request.command) {
+            Ok(command) => self.propose(command, timeout).await,
             Err(error) => {
                 let detail = format!("undecodable command: {error}");
                 let reason = Reason::Unspecified.into();
@@ -158,7 +157,7 @@ impl Shared {
             Answer::Refusal(pb::SubmitRefusal { reason: reason.into(), leader, detail })
         };
         let answer = match &result {
-            Ok(outcome) => Answer::Outcome(Bytes::from(stored::encode_outcome(outcome))),
+            Ok(outcome) => Answer::Outcome(stored::encode_outcome(outcome)),
             Err(SubmitError::OutcomeUnknown { reason }) => Answer::Unknown(reason.clone()),
             Err(error @ SubmitError::NotLeader { leader, term }) => {
                 let leader = pb::NotLeader {
