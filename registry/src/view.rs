@@ -3,8 +3,9 @@
 //! Every answer, also one over many services, is made from one [`Seen`] and so belongs to exactly one revision.
 //! Readers never wait for writers; the one writer is the state machine, which calls [`View::publish`].
 
+use crate::raft::Published;
 use arc_swap::{ArcSwap, Guard};
-use rollcall_core::{State, record::Event};
+use rollcall_core::State;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -18,19 +19,6 @@ pub struct Seen {
     pub state: State,
     /// The log entry after which it looked so.
     pub applied_index: u64,
-}
-
-/// A batch of applied entries.
-#[derive(Debug)]
-pub struct Published {
-    /// The state after the batch.
-    pub state: State,
-    /// The last entry of the batch.
-    pub applied_index: u64,
-    /// What changed, in order of revision. Empty after a restore, which may have changed anything.
-    pub events: Vec<Arc<Event>>,
-    /// The state was replaced by a snapshot.
-    pub restored: bool,
 }
 
 /// Follows what is published, in the thread that applies: it must be quick and must not wait.
@@ -68,8 +56,7 @@ impl View {
 
     /// Shows a batch, then tells the followers, then wakes who waits for its revision.
     pub fn publish(&self, published: Published) {
-        let seen =
-            Seen { state: published.state.clone(), applied_index: published.applied_index };
+        let seen = Seen { state: published.state.clone(), applied_index: published.applied_index };
         self.seen.store(Arc::new(seen));
         for follower in self.followers.get().into_iter().flatten() {
             follower(&published);

@@ -255,8 +255,7 @@ impl service::AdminService for Api {
                         let next = offset + data.len() as u64;
                         let last = data.is_empty();
                         let crc32c = crc32c::crc32c(&data);
-                        let part =
-                            v1::ExportSnapshotResponse { offset, data, crc32c, last };
+                        let part = v1::ExportSnapshotResponse { offset, data, crc32c, last };
                         (Ok(part), (!last).then_some(next))
                     }
                     Err(error) => (Err(status::storage("export", &error)), None),

@@ -62,8 +62,7 @@ pub struct Answers {
 
 impl Default for Answers {
     fn default() -> Self {
-        let services =
-            DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
         Self { services }
     }
 }

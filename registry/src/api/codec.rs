@@ -95,8 +95,9 @@ impl<Q: Message + Default> Decoder for RequestDecoder<Q> {
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<Q>, Status> {
-        let decoded = Q::decode(buf)
-            .map_err(|error| Status::invalid_argument(format!("the request is malformed: {error}")))?;
+        let decoded = Q::decode(buf).map_err(|error| {
+            Status::invalid_argument(format!("the request is malformed: {error}"))
+        })?;
         Ok(Some(decoded))
     }
 }

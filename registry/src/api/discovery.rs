@@ -20,6 +20,7 @@ use rollcall_proto::{convert, error, v1};
 use std::{
     collections::BTreeSet,
     convert::Infallible,
+    ops::Bound,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -154,10 +155,7 @@ fn query(
     Ok(Query { service, key: Key { filter, caller }, known })
 }
 
-fn mode(
-    consistency: i32,
-    max_staleness: Option<prost_types::Duration>,
-) -> Result<Mode, Status> {
+fn mode(consistency: i32, max_staleness: Option<prost_types::Duration>) -> Result<Mode, Status> {
     Mode::parse(consistency, max_staleness).map_err(error::of_invalid)
 }
 
@@ -202,9 +200,10 @@ impl Api {
             return Err(status::out_of_range("queries", count, 1, QUERIES_MAX));
         }
         let caller = request.client_locality;
-        let queries = request.queries.into_iter().map(|q| {
-            query(q.service, q.filter, caller.clone(), q.known_service_revision)
-        });
+        let queries = request
+            .queries
+            .into_iter()
+            .map(|q| query(q.service, q.filter, caller.clone(), q.known_service_revision));
         let queries = queries.collect::<Result<Vec<_>, Status>>()?;
         let read = self.read(mode, request.min_revision).await?;
         let mut bytes = Vec::new();
@@ -252,26 +251,29 @@ impl Api {
             size => size.min(PAGE_MAX),
         };
         let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(Label::parse("page_token", token).map_err(error::of_invalid)?),
+            "" => Bound::Unbounded,
+            token => {
+                let service = Label::parse("page_token", token).map_err(error::of_invalid)?;
+                Bound::Excluded(ServiceName { namespace: namespace.clone(), service })
+            }
         };
         let read = self.read(mode, request.min_revision).await?;
         let state = &read.seen.state;
         let mut services = Vec::new();
         let mut next_page_token = String::new();
         // The token is the last name of the page: a page stays right when services come and go between two calls.
-        for (name, service) in state.services() {
+        for (name, service) in state.services().range((after, Bound::Unbounded)) {
             let covered = name.namespace == namespace
                 && name.service.as_str().starts_with(&*prefix)
-                && after.as_ref().is_none_or(|after| name.service > *after)
                 && !service.is_idle();
             if !covered {
                 continue;
             }
             if services.len() == size as usize {
-                next_page_token = services.last().map_or_else(String::new, |last: &v1::ServiceSummary| {
-                    last.name.as_ref().map(|name| name.service.clone()).unwrap_or_default()
-                });
+                next_page_token =
+                    services.last().map_or_else(String::new, |last: &v1::ServiceSummary| {
+                        last.name.as_ref().map(|name| name.service.clone()).unwrap_or_default()
+                    });
                 break;
             }
             services.push(convert::service_summary(service));
@@ -288,9 +290,8 @@ impl Api {
         let every = every.transpose().map_err(error::of_invalid)?;
         let resume = self.resume(&request.resume_token).await?;
         let hub = self.hub();
-        let subscription = hub
-            .subscribe(target)
-            .ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
+        let subscription =
+            hub.subscribe(target).ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
         Ok(Watcher::start(self.clone(), subscription, filter, every, resume))
     }
 
@@ -331,8 +332,7 @@ fn target(target: Option<v1::watch_request::Target>) -> Result<Target, Status> {
         Some(Wire::Services(list)) => {
             let count = list.names.len();
             let names = list.names.into_iter().map(|name| convert::service_name(Some(name)));
-            let names =
-                names.collect::<Result<BTreeSet<_>, _>>().map_err(error::of_invalid)?;
+            let names = names.collect::<Result<BTreeSet<_>, _>>().map_err(error::of_invalid)?;
             if names.is_empty() || count > WATCHED_MAX {
                 return Err(status::out_of_range("services.names", count, 1, WATCHED_MAX));
             }

@@ -113,9 +113,9 @@ impl Tail {
             if let Some(last) = events.last() {
                 self.cursor = last.revision;
                 let service = self.service.as_ref();
-                let wanted = events.iter().filter(|event| {
-                    service.is_none() || event.subject.service() == service
-                });
+                let wanted = events
+                    .iter()
+                    .filter(|event| service.is_none() || event.subject.service() == service);
                 let events: Vec<v1::Event> = wanted.map(|event| convert::event(event)).collect();
                 if !events.is_empty() {
                     return Ok(self.message(events));

@@ -75,13 +75,14 @@ impl Api {
     /// # Errors
     /// STALE_REPLICA or NO_LEADER where it cannot be had, REVISION_NOT_REACHED after 5 s.
     pub async fn read(&self, mode: Mode, min_revision: u64) -> Result<Read, Status> {
+        let deadline = self.settings().request_deadline;
         let mut freshness = self.freshness();
         match mode {
             Mode::Stale => {}
             Mode::Bounded(bound) => {
                 if freshness.staleness.is_none_or(|staleness| staleness > bound) {
                     // One attempt to become fresh; a node that is cut off says so instead of waiting.
-                    let _ = self.replica().read_index().await;
+                    let _ = self.replica().read_index(deadline).await;
                     freshness = self.freshness();
                 }
                 if freshness.staleness.is_none_or(|staleness| staleness > bound) {
@@ -89,7 +90,10 @@ impl Api {
                 }
             }
             Mode::Linearizable => {
-                self.replica().read_index().await.map_err(|error| status::of_read(&error))?;
+                self.replica()
+                    .read_index(deadline)
+                    .await
+                    .map_err(|error| status::of_read(&error))?;
                 freshness = Freshness { staleness: Some(Duration::ZERO), leader_known: true };
             }
         }
@@ -104,13 +108,17 @@ impl Api {
     }
 
     /// What an answer says about itself.
-    pub fn metadata(&self, read: &Read, service: Option<&rollcall_core::name::ServiceName>) -> v1::ReadMetadata {
+    pub fn metadata(
+        &self,
+        read: &Read,
+        service: Option<&rollcall_core::name::ServiceName>,
+    ) -> v1::ReadMetadata {
         let state = &read.seen.state;
         v1::ReadMetadata {
             revision: state.revision(),
             service_revision: service.map_or(0, |name| state.service_revision(name)),
             staleness: read.freshness.staleness.map(convert::duration),
-            node_id: self.replica().id(),
+            node_id: self.replica().node_id(),
             leader_known: read.freshness.leader_known,
             protected: match service {
                 Some(name) => state.is_protected(name),

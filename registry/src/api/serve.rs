@@ -2,6 +2,8 @@
 
 use super::{Api, discovery::DiscoveryServer};
 use crate::net::{Listener, incoming};
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use rollcall_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -31,11 +33,13 @@ impl Api {
         let (reporter, health) = tonic_health::server::health_reporter();
         let limit = settings.message_bytes;
         let routes = Routes::new(health)
-            .add_service(RegistrationServiceServer::new(self.clone()).max_decoding_message_size(limit))
+            .add_service(
+                RegistrationServiceServer::new(self.clone()).max_decoding_message_size(limit),
+            )
             .add_service(DiscoveryServer(self.clone()))
             .add_service(JournalServiceServer::new(self.clone()).max_decoding_message_size(limit))
             .add_service(AdminServiceServer::new(self.clone()).max_decoding_message_size(limit));
-        let routes = reflection().into_iter().fold(routes, Routes::add_service);
+        let routes = with_reflection(routes);
         let draining = self.0.draining.clone();
         let server = Server::builder()
             .max_concurrent_streams(settings.streams_per_connection)
@@ -53,6 +57,32 @@ impl Api {
     }
 }
 
-type Reflection =
-    tonic_reflection::server::v1::ServerReflectionServer<ReflectionService>;
-type ReflectionService = tonic_reflection::server::v1::ServerReflectionService;
+/// What the public files describe, without what the nodes say to each other.
+fn with_reflection(routes: Routes) -> Routes {
+    let all = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET);
+    let mut public = all.expect("the build wrote these descriptors");
+    public.file.retain(|file| !file.package().starts_with("rollcall.internal"));
+    let builder = || {
+        tonic_reflection::server::Builder::configure().register_file_descriptor_set(public.clone())
+    };
+    let v1 = builder().build_v1().expect("the descriptors are complete");
+    // Older grpcurl knows the alpha alone.
+    let v1alpha = builder().build_v1alpha().expect("the descriptors are complete");
+    routes.add_service(v1).add_service(v1alpha)
+}
+
+/// Keeps grpc.health.v1 true: "" is the process; discovery serves once a state was seen; registration needs a leader.
+async fn report(api: Api, reporter: HealthReporter) {
+    let mut every = tokio::time::interval(HEALTH_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let status = |serving| match serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    loop {
+        every.tick().await;
+        let freshness = api.freshness();
+        reporter.set_service_status(DISCOVERY, status(freshness.staleness.is_some())).await;
+        reporter.set_service_status(REGISTRATION, status(freshness.leader_known)).await;
+    }
+}

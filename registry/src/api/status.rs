@@ -102,12 +102,7 @@ pub fn stale_replica(staleness: Option<Duration>, bound: Duration) -> Status {
 /// `min_revision` was not reached in time.
 pub fn revision_not_reached(wanted: u64, reached: u64, waited: Duration) -> Status {
     let text = format!("revision {wanted} was not reached within {waited:?}, only {reached}");
-    error::status(
-        Code::DeadlineExceeded,
-        reason::REVISION_NOT_REACHED,
-        text,
-        Retry::After(PAUSE),
-    )
+    error::status(Code::DeadlineExceeded, reason::REVISION_NOT_REACHED, text, Retry::After(PAUSE))
 }
 
 /// A resume token is ahead of this node.

@@ -5,10 +5,7 @@
 
 use super::{Leases, table::millis};
 use rollcall_core::{Command, command::LeaseCheckpoint};
-use std::{
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval_at},

@@ -14,8 +14,8 @@ pub mod table;
 
 use crate::{
     host::Host,
-    raft::Replica,
-    view::{Published, View},
+    raft::{Published, Replica},
+    view::View,
 };
 use checkpoint::Clear;
 use rollcall_core::{
@@ -30,6 +30,9 @@ use std::{
 };
 use table::LeaseTable;
 use tokio::sync::mpsc;
+
+/// A proposal of this module is given up after this, and made again where it is still needed.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Settings of leases. Every node of a cluster should have the same.
 #[derive(Debug, Clone)]
@@ -102,12 +105,17 @@ pub struct LeaseTasks {
 
 impl Leases {
     /// The module and its work. Nothing runs before the work is spawned.
-    pub fn new(replica: Replica, view: View, host: Host, settings: LeaseSettings) -> (Self, LeaseTasks) {
+    pub fn new(
+        replica: Replica,
+        view: View,
+        host: Host,
+        settings: LeaseSettings,
+    ) -> (Self, LeaseTasks) {
         let (clears, clears_in) = mpsc::channel(checkpoint::CLEARS_MAX);
         let (relay, relayed) = relay::Relay::new();
         let leases = Self(Arc::new(Inner {
             table: LeaseTable::new(host.clock.clone()),
-            node: format!("{:016x}", replica.id()).into(),
+            node: format!("{:016x}", replica.node_id()).into(),
             replica,
             view,
             host,
@@ -123,7 +131,7 @@ impl Leases {
 
     /// Follows what was applied. To be called for every batch, by the thread that applies.
     pub fn follow(&self, published: &Published) {
-        self.0.table.follow(&published.state, &published.events);
+        self.0.table.follow(&published.state, &published.changes);
     }
 
     /// The table, for status and metrics.
@@ -134,6 +142,11 @@ impl Leases {
     /// The counters.
     pub fn stats(&self) -> &LeaseStats {
         &self.0.stats
+    }
+
+    /// A node without a usable leader ends its heartbeat streams after this.
+    pub fn leaderless_grace(&self) -> Duration {
+        self.0.settings.leaderless_grace
     }
 
     /// Whether this node leads, has loaded the leases, and heard from a quorum within the leader lease. Asked when an
@@ -156,7 +169,8 @@ impl Leases {
     }
 
     async fn propose(&self, command: Command) -> Result<Done, Refused> {
-        let outcome: Arc<Outcome> = self.0.replica.propose_on_leader(command).await?;
+        let outcome: Arc<Outcome> =
+            self.0.replica.propose_on_leader(command, PROPOSE_DEADLINE).await?;
         Ok(outcome.result.clone()?)
     }
 
@@ -165,7 +179,9 @@ impl Leases {
         let scope = set.scope.clone();
         match self.propose(Command::SetProtection(set)).await {
             Ok(_) => tracing::warn!(%scope, "protection of a scope changed"),
-            Err(error) => tracing::warn!(%scope, %error, "protection of a scope could not be changed"),
+            Err(error) => {
+                tracing::warn!(%scope, %error, "protection of a scope could not be changed")
+            }
         }
     }
 }

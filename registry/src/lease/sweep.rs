@@ -9,7 +9,7 @@ use super::{
 use rollcall_core::{
     Command, State,
     command::{
-        Done, EvictInstances, Eviction, Expired, ExpireLeases, Expiry, ProtectionChange,
+        Done, EvictInstances, Eviction, ExpireLeases, Expired, Expiry, ProtectionChange,
         SetProtection,
     },
     protection::{RanOut, exit},
@@ -159,7 +159,7 @@ impl Sweep {
         }
         if self.confirmed != reign {
             // One round through a quorum: leadership is confirmed, and beats that waited in sockets were read.
-            let confirmed = self.leases.0.replica.read_index().await.is_ok();
+            let confirmed = self.leases.0.replica.read_index(super::PROPOSE_DEADLINE).await.is_ok();
             self.last = self.leases.0.host.clock.monotonic();
             if confirmed {
                 self.confirmed = reign;
@@ -223,7 +223,11 @@ impl Sweep {
         }
         let Ok(permit) = self.releasing.clone().try_acquire_owned() else { return };
         let share = f64::from(self.leases.0.settings.release_rate) * RELEASE.as_secs_f64();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small count"
+        )]
         let count = (share as usize).max(1);
         let items = state.released().iter().filter_map(|generation| {
             let lease = state.by_generation(*generation)?.lease?;
@@ -275,8 +279,7 @@ impl Leases {
         let due = ran_out(&state, &overdue);
         if self.0.settings.protection {
             let now = self.0.table.now();
-            let entries =
-                self.gate().entries(now, &due, &state, &self.0.settings.thresholds);
+            let entries = self.gate().entries(now, &due, &state, &self.0.settings.thresholds);
             for entry in entries {
                 let set = SetProtection {
                     scope: entry.scope,

@@ -34,4 +34,13 @@ mod transfer;
 pub mod types;
 mod wire;
 
+pub use errors::{AdminError, ReadError, StartError, SubmitError};
 pub use join::JoinOptions;
+pub use log::Fatal;
+pub use machine::{Published, Publisher};
+pub use membership::Standing;
+pub use peers::Lane;
+pub use replica::Replica;
+pub use settings::RaftSettings;
+pub use status::Role;
+pub use types::Member;

@@ -85,8 +85,7 @@ pub struct Messenger {
 
 impl Default for Messenger {
     fn default() -> Self {
-        let services =
-            DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
         Self { services }
     }
 }
@@ -94,8 +93,7 @@ impl Default for Messenger {
 impl Messenger {
     /// The state of a service in parts of at most 1 MiB.
     pub fn snapshot(&self, name: &ServiceName, now: &SeenService, filter: &Filter) -> Messages {
-        let key =
-            Key { filter: filter.clone(), from: None, to: (now.revision, now.protected) };
+        let key = Key { filter: filter.clone(), from: None, to: (now.revision, now.protected) };
         self.shared(name, key, || snapshot(name, now, filter))
     }
 

@@ -3,7 +3,7 @@
 //! Each watcher has a set of services that changed since it last looked. A watcher that does not read costs that set
 //! and nothing else: it skips intermediate states, never the final one, and never blocks anyone.
 
-use crate::view::Published;
+use crate::raft::Published;
 use rollcall_core::{
     name::{Label, ServiceName},
     record::{Scope, Subject},
@@ -158,9 +158,10 @@ impl Hub {
     /// Marks those who watch what a batch changed. Called by the thread that applies.
     pub fn follow(&self, published: &Published) {
         let everything = published.restored
-            || published.events.iter().any(|event| {
-                matches!(event.subject, Subject::Protection(Scope::Cluster))
-            });
+            || published
+                .changes
+                .iter()
+                .any(|event| matches!(event.subject, Subject::Protection(Scope::Cluster)));
         let watchers = self.lock();
         if everything {
             let marks = watchers.services.values().chain(watchers.patterns.values());
@@ -168,7 +169,7 @@ impl Hub {
             return;
         }
         let changed: BTreeSet<&ServiceName> =
-            published.events.iter().filter_map(|event| event.subject.service()).collect();
+            published.changes.iter().filter_map(|event| event.subject.service()).collect();
         for name in changed {
             for mark in watchers.services.get(name).into_iter().flat_map(BTreeMap::values) {
                 mark.set(Some(name));
@@ -252,8 +253,8 @@ mod tests {
                 evidence: "".into(),
             })
         };
-        let events = names.iter().map(event).collect();
-        Published { state: State::new(1), applied_index: 1, events, restored: false }
+        let changes = names.iter().map(event).collect();
+        Published { state: State::new(1), applied_index: 1, changes, restored: false }
     }
 
     fn services(names: &[&str]) -> Target {

@@ -13,7 +13,12 @@ use crate::{
 };
 use bytes::Bytes;
 use prost::Message;
-use rollcall_core::{State, name::ServiceName, query::Filter, record::{Event, Scope, Subject}};
+use rollcall_core::{
+    State,
+    name::ServiceName,
+    query::Filter,
+    record::{Event, Scope, Subject},
+};
 use rollcall_proto::{convert, v1};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -199,7 +204,8 @@ impl Watcher {
         let now = SeenService::now(state, &name);
         match form {
             Form::Snapshot => {
-                self.outbox.extend(self.messenger.snapshot(&name, &now, &self.filter).iter().cloned());
+                self.outbox
+                    .extend(self.messenger.snapshot(&name, &now, &self.filter).iter().cloned());
             }
             Form::Delta => {
                 let before = &self.sent[&name];
@@ -210,7 +216,8 @@ impl Watcher {
                 self.outbox.extend(missed(&name, &now, state, &self.filter, &self.since));
             }
         }
-        let gone = now.service.is_none() && matches!(self.subscription.target(), Target::Pattern { .. });
+        let gone =
+            now.service.is_none() && matches!(self.subscription.target(), Target::Pattern { .. });
         if gone {
             self.sent.remove(&name);
         } else {
