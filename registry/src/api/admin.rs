@@ -242,13 +242,12 @@ impl service::AdminService for Api {
     ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
         let snapshot = self.replica().trigger_snapshot().await;
         let snapshot = snapshot.map_err(|error| status::of_admin(&error))?;
-        let file = snapshot.file().map_err(|error| status::storage("export", &error))?;
         let host = self.host().clone();
         let stream = futures_util::stream::unfold(Some(0), move |offset: Option<u64>| {
-            let (host, file) = (host.clone(), file.clone());
+            let (host, snapshot) = (host.clone(), snapshot.clone());
             async move {
                 let offset = offset?;
-                let read = host.run_blocking(move || file.read(offset)).await;
+                let read = host.run_blocking(move || snapshot.read(offset)).await;
                 let part = read.unwrap_or_else(|| Err(std::io::Error::other("cancelled")));
                 Some(match part {
                     Ok(data) => {
