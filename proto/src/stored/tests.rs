@@ -157,7 +157,7 @@ fn an_unknown_enum_value_is_refused() {
                 ..Default::default()
             }),
             state: 99,
-            actor: Some(wire::StoredActor { kind: 1, who: String::new() }),
+            actor: Some(wire::StoredActor { kind: 1, who: Bytes::new() }),
             ..Default::default()
         })),
     };
