@@ -47,6 +47,8 @@ pub mod limit {
     pub const REQUEST_ID_BYTES: usize = 64;
     /// Request ids remembered; the oldest go first.
     pub const REQUEST_IDS: usize = 1_000_000;
+    /// Results remembered for them, one for each item of a batch; the oldest go first.
+    pub const REQUEST_RESULTS: usize = 2_000_000;
     /// Admin states of operators kept for instances, living or gone.
     pub const OVERRIDES: usize = 100_000;
     /// Longest reason, actor or evidence in bytes.
@@ -313,9 +315,11 @@ mod tests {
         Spec::new(vec![endpoint("http", "127.0.0.1:80")]).unwrap()
     }
 
+    type Spoil = Box<dyn Fn(&mut Spec)>;
+
     #[test]
     fn every_limit_of_a_spec_names_its_field() {
-        let cases: Vec<(&str, Box<dyn Fn(&mut Spec)>)> = vec![
+        let cases: Vec<(&str, Spoil)> = vec![
             ("endpoints", Box::new(|s| s.endpoints.clear())),
             (
                 "endpoints",

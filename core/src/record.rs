@@ -248,7 +248,7 @@ pub enum LeaseState {
 /// A lease: the right to stay listed. Its handle is the generation of its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// Grows on every restore; fences late expiries.
+    /// Grows with every registration that changes something; fences late expiries.
     pub epoch: u32,
     /// Whether it ran out.
     pub state: LeaseState,
@@ -267,6 +267,13 @@ pub struct Admin {
     pub until: Option<u64>,
 }
 
+impl Admin {
+    /// Whether an operator asked: then it survives new generations and eviction, and the owner cannot lift it.
+    pub fn is_by_operator(&self) -> bool {
+        matches!(self.actor, Actor::Operator(_))
+    }
+}
+
 /// Everything that is known of a listed instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
@@ -280,6 +287,8 @@ pub struct Record {
     pub generation: u64,
     /// `None` = persistent.
     pub lease: Option<Lease>,
+    /// Epoch of the last lease of this generation, kept while an update makes it persistent; 0 = it had none.
+    pub lease_epoch: u32,
     /// Health as decided.
     pub health: HealthStatus,
     /// Why it has this health.

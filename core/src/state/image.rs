@@ -2,7 +2,7 @@
 //!
 //! The order of the parts is fixed: events first, because instances and tombstones refer to theirs by revision.
 
-use super::{Protection, Remembered, Retired, Service, State, aging::KEEP_MS};
+use super::{Protection, Remembered, Retired, Service, State};
 use crate::{
     command::RequestId,
     name::{InstanceName, Label, ServiceName},
@@ -167,14 +167,13 @@ impl State {
     }
 
     fn service_parts(&self) -> impl Iterator<Item = Part> + '_ {
-        let due: BTreeMap<&ServiceName, u64> =
-            self.aging.services.iter().map(|(due, name, _)| (name, *due)).collect();
         self.services.values().flat_map(move |service| {
+            let due = self.aging.services.get(&service.revision);
             let head = Part::Service {
                 name: service.name.clone(),
                 revision: service.revision,
                 policy: service.policy.clone(),
-                due_ms: service.is_idle().then(|| due.get(&service.name).copied()).flatten(),
+                due_ms: due.filter(|_| service.is_idle()).map(|(due, _)| *due),
             };
             std::iter::once(head).chain(service.instances.values().map(|record| Part::Instance {
                 record: Arc::new(Record { history: History::default(), ..Record::clone(record) }),
@@ -184,8 +183,8 @@ impl State {
     }
 
     fn kept_parts(&self) -> impl Iterator<Item = Part> + '_ {
-        let tombstones = self.aging.tombstones.iter().filter_map(|(due_ms, name, generation)| {
-            let kept = self.tombstones.get(name).filter(|t| t.generation == *generation)?;
+        let tombstones = self.aging.tombstones.values().filter_map(|(due_ms, name)| {
+            let kept = self.tombstones.get(name)?;
             let history = revisions(&kept.history);
             let bare = Tombstone { history: History::default(), ..Tombstone::clone(kept) };
             Some(Part::Tombstone { tombstone: Arc::new(bare), history, due_ms: *due_ms })
@@ -273,7 +272,8 @@ impl Loader {
                 service.policy = policy;
                 state.hash = state.hash.wrapping_add(service.digest());
                 if let Some(due_ms) = due_ms {
-                    state.aging.services.push_back((due_ms, service.name.clone(), revision));
+                    let idle = (due_ms, service.name.clone());
+                    state.aging.services.insert(revision, idle);
                 }
                 state.services.insert(service.name.clone(), Arc::new(service));
             }
@@ -281,10 +281,7 @@ impl Loader {
             Part::Tombstone { tombstone, history, due_ms } => {
                 let history = self.history(&tombstone.name, &history)?;
                 let tombstone = Tombstone { history, ..Tombstone::clone(&tombstone) };
-                let state = &mut self.state;
-                let name = tombstone.name.clone();
-                state.aging.tombstones.push_back((due_ms, name.clone(), tombstone.generation));
-                state.tombstones.insert(name, Arc::new(tombstone));
+                self.state.bury(Arc::new(tombstone), due_ms);
             }
             kept @ (Part::Retired { .. }
             | Part::Override { .. }
@@ -300,24 +297,14 @@ impl Loader {
         let state = &mut self.state;
         match part {
             Part::Retired { generation, retired, due_ms } => {
-                state.aging.retired.push_back((due_ms, generation));
-                state.retired.insert(generation, retired);
+                state.retire(generation, retired, due_ms);
             }
-            Part::Override { name, admin } => {
-                if let Some(until) = admin.until {
-                    state.aging.admins.insert((until, name.clone()));
-                }
-                state.overrides.insert(name, admin);
-            }
+            Part::Override { name, admin } => state.set_override(&name, Some(&admin)),
             Part::Floor { namespace: Some(namespace), revision } => {
                 state.floors.insert(namespace, revision);
             }
             Part::Floor { namespace: None, revision } => state.floor = revision,
-            Part::Request { id, remembered } => {
-                let due = remembered.at_ms.saturating_add(KEEP_MS);
-                state.aging.requests.push_back((due, id.clone()));
-                state.requests.insert(id, remembered);
-            }
+            Part::Request { id, remembered } => state.keep_request(id, remembered),
             Part::Protection { scope, protection } => {
                 state.protections.insert(scope, protection);
             }
@@ -352,9 +339,6 @@ impl Loader {
             || state.generations.contains_key(&record.generation)
         {
             return Err(Damaged::Twice { name: Box::new((*record.name).clone()) });
-        }
-        if let Some(until) = record.admin.as_ref().and_then(|admin| admin.until) {
-            state.aging.admins.insert((until, record.name.clone()));
         }
         let mut service = match state.services.remove(&record.name.service) {
             Some(service) => Arc::unwrap_or_clone(service),
