@@ -308,8 +308,17 @@ pub struct Record {
 }
 
 /// The last events of one instance, oldest first. Not part of the state hash: the events' effects are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct History(Vec<Arc<Event>>);
+#[derive(Debug, Clone, Default)]
+pub struct History(Events);
+
+/// Most instances have been registered and nothing else: one event needs no list.
+#[derive(Debug, Clone, Default)]
+enum Events {
+    #[default]
+    None,
+    One(Arc<Event>),
+    Many(Box<[Arc<Event>]>),
+}
 
 impl History {
     /// How many are kept.
@@ -319,24 +328,39 @@ impl History {
     pub fn of(mut events: Vec<Arc<Event>>) -> Self {
         let surplus = events.len().saturating_sub(Self::MAX);
         events.drain(..surplus);
-        Self(events)
+        match (events.pop(), events.is_empty()) {
+            (None, _) => Self(Events::None),
+            (Some(only), true) => Self(Events::One(only)),
+            (Some(last), false) => {
+                events.push(last);
+                Self(Events::Many(events.into()))
+            }
+        }
     }
 
     /// The events, oldest first.
     pub fn events(&self) -> &[Arc<Event>] {
-        &self.0
+        match &self.0 {
+            Events::None => &[],
+            Events::One(event) => std::slice::from_ref(event),
+            Events::Many(events) => events,
+        }
     }
 
     /// This history and one more event.
     #[must_use]
     pub fn and(&self, event: Arc<Event>) -> Self {
-        let skip = (self.0.len() + 1).saturating_sub(Self::MAX);
-        let mut events = Vec::with_capacity(self.0.len() + 1 - skip);
-        events.extend(self.0.iter().skip(skip).cloned());
-        events.push(event);
-        Self(events)
+        Self::of(self.events().iter().cloned().chain([event]).collect())
     }
 }
+
+impl PartialEq for History {
+    fn eq(&self, other: &Self) -> bool {
+        self.events() == other.events()
+    }
+}
+
+impl Eq for History {}
 
 impl std::hash::Hash for History {
     fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}

@@ -7,9 +7,12 @@ use crate::{
     command::RequestId,
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
-    record::{Admin, Event, History, LeaseState, Record, Scope, Tombstone},
+    record::{Admin, Event, History, LeaseState, Record, Scope, Subject, Tombstone},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One piece of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -238,12 +241,21 @@ pub struct Loader {
     state: State,
     header: Option<Header>,
     events: BTreeMap<u64, Arc<Event>>,
+    /// A name is decoded once for each event that is about it, and kept once.
+    names: BTreeSet<Arc<InstanceName>>,
+    services: BTreeSet<ServiceName>,
 }
 
 impl Loader {
     /// A loader for a state whose journal keeps `journal_limit` events.
     pub fn new(journal_limit: usize) -> Self {
-        Self { state: State::new(journal_limit), header: None, events: BTreeMap::new() }
+        Self {
+            state: State::new(journal_limit),
+            header: None,
+            events: BTreeMap::new(),
+            names: BTreeSet::new(),
+            services: BTreeSet::new(),
+        }
     }
 
     /// Takes the next part.
@@ -261,8 +273,9 @@ impl Loader {
             }
             _ if self.header.is_none() => return Err(Damaged::Header),
             Part::Event(event) => {
+                let event = self.shared_event(event);
                 if self.header.is_some_and(|header| event.revision > header.journal_floor) {
-                    state.journal.push_back(event.clone());
+                    self.state.journal.push_back(event.clone());
                 }
                 self.events.insert(event.revision, event);
             }
@@ -280,7 +293,8 @@ impl Loader {
             Part::Instance { record, history } => self.instance(&record, &history)?,
             Part::Tombstone { tombstone, history, due_ms } => {
                 let history = self.history(&tombstone.name, &history)?;
-                let tombstone = Tombstone { history, ..Tombstone::clone(&tombstone) };
+                let name = self.shared_name(&tombstone.name);
+                let tombstone = Tombstone { history, name, ..Tombstone::clone(&tombstone) };
                 self.state.bury(Arc::new(tombstone), due_ms);
             }
             kept @ (Part::Retired { .. }
@@ -332,8 +346,33 @@ impl Loader {
         Ok(History::of(events.collect::<Result<_, _>>()?))
     }
 
+    fn shared_event(&mut self, event: Arc<Event>) -> Arc<Event> {
+        let Subject::Instance(name) = &event.subject else { return event };
+        let subject = Subject::Instance(self.shared_name(name));
+        Arc::new(Event { subject, ..Event::clone(&event) })
+    }
+
+    fn shared_name(&mut self, name: &Arc<InstanceName>) -> Arc<InstanceName> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let service = match self.services.get(&name.service) {
+            Some(known) => known.clone(),
+            None => {
+                self.services.insert(name.service.clone());
+                name.service.clone()
+            }
+        };
+        let name = Arc::new(InstanceName { service, id: name.id.clone() });
+        self.names.insert(name.clone());
+        name
+    }
+
     fn instance(&mut self, record: &Record, history: &[u64]) -> Result<(), Damaged> {
-        let record = Record { history: self.history(&record.name, history)?, ..record.clone() };
+        let history = self.history(&record.name, history)?;
+        let name = self.shared_name(&record.name);
+        let spec = self.state.shared(&name, &record.spec);
+        let record = Record { name, spec, history, ..record.clone() };
         let state = &mut self.state;
         if state.instance(&record.name).is_some()
             || state.generations.contains_key(&record.generation)

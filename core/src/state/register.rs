@@ -4,7 +4,7 @@ use super::{Change, Retired, State};
 use crate::{
     command::{Done, Quota, Register, Registered, Registration, Rejection},
     instance::{Spec, limit},
-    name::ServiceName,
+    name::{InstanceName, ServiceName},
     record::{Actor, HealthStatus, Lease, LeaseState, Reason, Record, Subject, Tombstone},
 };
 use std::{
@@ -133,7 +133,7 @@ impl State {
         actor: &Actor,
     ) -> Registered {
         let mut new = Record::clone(record);
-        new.spec = item.spec.clone();
+        new.spec = self.shared(&item.name, &item.spec);
         new.lease = new.spec.ttl.map(|_| {
             // An expiry that was decided before this registration must not end what it grants.
             new.lease_epoch = new.lease_epoch.saturating_add(1);
@@ -155,11 +155,11 @@ impl State {
     ) -> Registered {
         self.generation += 1;
         let tombstone = self.unbury(&item.name);
-        let name = old.map_or_else(|| Arc::new(item.name.clone()), |record| record.name.clone());
+        let name = old.map_or_else(|| self.shared_name(item), |record| record.name.clone());
         let held_by_operator = self.overrides.get(&name).cloned();
         let new = Record {
             name: name.clone(),
-            spec: item.spec.clone(),
+            spec: self.shared(&item.name, &item.spec),
             nonce: item.nonce,
             generation: self.generation,
             lease: item.spec.ttl.map(|_| Lease { epoch: 1, state: LeaseState::Current }),
@@ -183,6 +183,23 @@ impl State {
         self.checkpoints.remove(&old.generation);
         self.retire(old.generation, Retired::Superseded(name), self.kept_until());
         self.enlist(Some(old), new, Reason::TakenOver, actor)
+    }
+
+    /// The spec, sharing memory with what the instance declared before, or else with another one of its service.
+    pub(super) fn shared(&self, name: &InstanceName, spec: &Arc<Spec>) -> Arc<Spec> {
+        let before = self.instance(name);
+        let another = || self.service(&name.service)?.instances.get_max().map(|(_, it)| it);
+        match before.or_else(another) {
+            Some(record) if record.spec == *spec => record.spec.clone(),
+            Some(record) => Arc::new(spec.sharing_with(&record.spec)),
+            None => spec.clone(),
+        }
+    }
+
+    fn shared_name(&self, item: &Registration) -> Arc<InstanceName> {
+        let known = self.service(&item.name.service);
+        let service = known.map_or_else(|| item.name.service.clone(), |known| known.name.clone());
+        Arc::new(InstanceName { service, id: item.name.id.clone() })
     }
 
     fn enlist(
