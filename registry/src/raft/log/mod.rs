@@ -107,7 +107,7 @@ pub struct LogStats {
 
 /// What the store, its readers and the writer share.
 #[derive(Debug)]
-pub(self) struct Shared {
+struct Shared {
     tail: Mutex<Tail>,
     /// `None` once closed.
     file: RwLock<Option<LogFile>>,
@@ -134,7 +134,12 @@ impl Shared {
     }
 
     /// Notes that everything up to `position` is durable.
-    fn committed(&self, position: u64, changes: &[Change]) {
+    fn queue_done(&self, position: u64) {
+        self.tail().durable(position);
+    }
+
+    /// Notes what a commit has made durable.
+    fn committed(&self, changes: &[Change]) {
         let mut entries = 0;
         let mut tail = self.tail();
         for change in changes {
@@ -147,14 +152,11 @@ impl Shared {
                 | Change::Cluster(_) => {}
             }
         }
-        tail.durable(position);
         drop(tail);
-        if !changes.is_empty() {
-            self.commits.fetch_add(1, Ordering::Relaxed);
-            self.entries.fetch_add(entries, Ordering::Relaxed);
-            let full = disk::is_nearly_full(&*self.disk, &self.dir);
-            self.nearly_full.store(full, Ordering::Relaxed);
-        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        let full = disk::is_nearly_full(&*self.disk, &self.dir);
+        self.nearly_full.store(full, Ordering::Relaxed);
     }
 
     fn close(&self) {
