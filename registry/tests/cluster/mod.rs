@@ -2,9 +2,12 @@
 //! dropping its runtime, so that nothing it was about to do is done.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use rollcall_core::name::ServiceName;
 use rollcall_core::policy::Policy;
 use rollcall_core::record::Actor;
 use rollcall_core::{Command, State};
+use rollcall_registry::disk::{DirLock, Disk, DiskFile, OpenMode, StdDisk};
 use rollcall_registry::host::Host;
 use rollcall_registry::raft::JoinOptions;
 use rollcall_registry::raft::errors::StartError;
@@ -62,11 +66,14 @@ async fn open(
     dir: PathBuf,
     peer: SocketAddr,
     settings: RaftSettings,
+    disk: Arc<dyn Disk>,
     seen: Arc<Mutex<Seen>>,
     fatal: Fatal,
 ) -> Result<(Replica, SocketAddr), StartError> {
-    let seed = std::process::id() as u64 ^ Arc::as_ptr(&seen) as u64;
-    let host = Host::system(seed);
+    // Each start of a node draws other ids: a wiped node must not get its old one again.
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    let seed = u64::from(std::process::id()) << 32 | STARTS.fetch_add(1, Ordering::Relaxed);
+    let host = Host { disk, ..Host::system(seed) };
     let listener = listen(&host, peer).await;
     let peer = listener.local_addr().unwrap();
     let announced = Member {
@@ -108,6 +115,16 @@ impl Node {
 
     /// Starts a node on a directory that may hold what an earlier one has left.
     pub(crate) fn open(dir: Arc<TempDir>, peer: SocketAddr, settings: RaftSettings) -> Self {
+        Self::open_on(Arc::new(StdDisk), dir, peer, settings)
+    }
+
+    /// Starts a node on a disk of the test's choice.
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: Arc<TempDir>,
+        peer: SocketAddr,
+        settings: RaftSettings,
+    ) -> Self {
         let runtime = runtime();
         let (path, fatal) = (dir.path().to_owned(), Fatal::default());
         let state = State::new(1);
@@ -119,7 +136,7 @@ impl Node {
                 loop {
                     let (path, settings) = (path.clone(), settings.clone());
                     let (seen, fatal) = (Arc::clone(&seen), fatal.clone());
-                    match open(path, peer, settings, seen, fatal).await {
+                    match open(path, peer, settings, Arc::clone(&disk), seen, fatal).await {
                         // The threads of a killed node end a moment later.
                         Err(StartError::Store(rollcall_registry::disk::StoreError::InUse {
                             ..
@@ -263,4 +280,50 @@ pub(crate) async fn three(settings: &RaftSettings) -> Vec<Node> {
         assert_eq!(node.join(&seeds).await, Standing::Voter);
     }
     nodes
+}
+
+/// The real disk, which says on request that it is nearly full.
+#[derive(Debug, Default)]
+pub(crate) struct TightDisk {
+    full: AtomicBool,
+}
+
+impl TightDisk {
+    pub(crate) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+}
+
+impl Disk for TightDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        StdDisk.open(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        StdDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        StdDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        StdDisk.list(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        StdDisk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        StdDisk.sync_dir(dir)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        StdDisk.lock(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        if self.full.load(Ordering::SeqCst) { Ok(1 << 20) } else { StdDisk.free_bytes(dir) }
+    }
 }
