@@ -598,6 +598,7 @@ mod tests {
         let set = |state| {
             Command::SetAdminState(SetAdminState {
                 name: InstanceName::parse("", "web", "a").unwrap(),
+                generation: 0,
                 state,
                 actor: Actor::Operator("".into()),
                 reason: "".into(),
