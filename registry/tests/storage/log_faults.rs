@@ -255,6 +255,25 @@ fn a_lost_acknowledged_commit_is_noticed_even_where_the_database_would_go_back()
 }
 
 #[test]
+fn only_closing_in_order_writes_when_the_log_goes_away() {
+    let disk = MemDisk::new();
+    life(&disk, 4, 20).unwrap();
+    let operations = || disk.operations();
+    live(async {
+        let (mut log, _) = open_log(disk.clone()).unwrap();
+        append_durably(&mut log, vec![]).await.unwrap();
+        let before = operations();
+        drop(log);
+        tokio::task::yield_now().await;
+        assert_eq!(operations(), before, "a crash became a clean shutdown");
+        let (log, _) = open_log(disk.clone()).unwrap();
+        let before = operations();
+        log.close().await.unwrap();
+        assert!(operations() > before);
+    });
+}
+
+#[test]
 fn the_vote_is_durable_when_saving_it_returns() {
     let disk = MemDisk::new();
     live(async {

@@ -178,7 +178,7 @@ impl Shared {
             let view = self.with_file(|file| file.begin_read().map_err(|e| e.to_string()));
             (view.map_err(io::Error::other)?, cold, tail.cached(warm, max))
         };
-        let expected = cold.end - cold.start;
+        let (start, expected) = (cold.start, cold.end - cold.start);
         let read = move || file::read_entries(&view, cold, max);
         let found = match self.mode {
             WriterMode::Thread => {
@@ -186,6 +186,12 @@ impl Shared {
             }
             WriterMode::Task => read(),
         };
+        let found = found.and_then(|found| {
+            let begins = found.first().is_some_and(|entry| entry.log_id.index == start);
+            let ends = found.len() as u64 == expected || max != usize::MAX;
+            let hole = || format!("entries {start} to {} are not all there", start + expected - 1);
+            if begins && ends { Ok(found) } else { Err(hole()) }
+        });
         let mut found = found.map_err(|reason| {
             self.fatal.report(&reason);
             io::Error::new(io::ErrorKind::InvalidData, reason)
