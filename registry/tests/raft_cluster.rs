@@ -5,7 +5,8 @@ mod cluster;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{CALL, Node, PATIENCE, TightDisk, eventually, leader, put, three};
+use cluster::freeze::FreezeNet;
+use cluster::{CALL, Node, PATIENCE, TightDisk, World, eventually, leader, put, three};
 use rollcall_registry::raft::JoinOptions;
 use rollcall_registry::raft::errors::SubmitError;
 use rollcall_registry::raft::membership::Standing;
@@ -331,7 +332,12 @@ async fn a_leader_whose_disk_is_nearly_full_refuses_writes_and_hands_over() {
     let leads = leader(&nodes).await;
     let (dir, peer) = nodes.remove(leads).stop().await;
     let disk = Arc::new(TightDisk::default());
-    let tight = Node::open_on(Arc::clone(&disk) as _, dir, peer, settings());
+    let tight = Node::open_in(
+        World { disk: Arc::clone(&disk) as _, ..World::default() },
+        dir,
+        peer,
+        settings(),
+    );
     let id = tight.id();
     nodes[0].put_surely("before").await;
     eventually("the tight one has caught up", || tight.has("before")).await;
@@ -362,6 +368,45 @@ async fn a_leader_that_hands_over_promises_nothing_any_more() {
     old.run(move |r| async move { r.transfer_leader(Some(to)).await.unwrap() }).await;
     assert_eq!(old.replica.quorum_contact_age(), None);
     eventually("its reign is over", || !old.leads()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_cut_off_is_replaced_and_catches_up_when_the_link_is_back() {
+    let settings = settings();
+    let mut nodes = three(&settings).await;
+    let leads = leader(&nodes).await;
+    let (dir, peer) = nodes.remove(leads).stop().await;
+    let net = Arc::new(FreezeNet::new());
+    let world = World { net: Arc::clone(&net) as _, ..World::default() };
+    let cut = Node::open_in(world, dir, peer, settings.clone());
+    let id = cut.id();
+    eventually("it follows", || cut.replica.leadership().borrow().leader.is_some()).await;
+    nodes[0].run(move |r| async move { r.transfer_leader(Some(id)).await.unwrap() }).await;
+    eventually("it leads", || cut.leads()).await;
+    cut.put("before").await.unwrap();
+
+    for round in 0..2 {
+        net.freeze();
+        let cut_at = tokio::time::Instant::now();
+        eventually("another one leads", || nodes.iter().any(Node::leads)).await;
+        let outage = cut_at.elapsed();
+        let bound = settings.outage_max() + Duration::from_millis(1500);
+        assert!(outage < bound, "round {round}: no leader for {outage:?}");
+        let lease = settings.leader_lease();
+        eventually("the one that is cut off trusts itself no more", || {
+            cut.replica.quorum_contact_age().is_none_or(|age| age >= lease)
+        })
+        .await;
+        let during = format!("during-{round}");
+        nodes[0].put_surely(&during).await;
+        assert!(!cut.has(&during));
+        // Long enough for pings and deadlines to give the connections up.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        net.thaw();
+        eventually("it hears what it missed", || cut.has(&during)).await;
+        eventually("it follows", || !cut.leads()).await;
+        cut.put_surely(&format!("after-{round}")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

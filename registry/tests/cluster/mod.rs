@@ -1,8 +1,11 @@
 //! Real nodes on loopback sockets and temporary directories, each on a runtime of its own: killing a node is
-//! dropping its runtime, so that nothing it was about to do is done.
+//! dropping its runtime, so that nothing it was about to do is done. `freeze` cuts a node off without closing
+//! anything.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub(crate) mod freeze;
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +21,7 @@ use rollcall_core::record::Actor;
 use rollcall_core::{Command, State};
 use rollcall_registry::disk::{DirLock, Disk, DiskFile, OpenMode, StdDisk};
 use rollcall_registry::host::Host;
+use rollcall_registry::net::{Net, TokioNet};
 use rollcall_registry::raft::JoinOptions;
 use rollcall_registry::raft::errors::StartError;
 use rollcall_registry::raft::log::Fatal;
@@ -34,6 +38,19 @@ use tonic::service::Routes;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Deadline of single calls.
 pub(crate) const CALL: Duration = Duration::from_secs(10);
+
+/// The disk and the network of a node.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) net: Arc<dyn Net>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { disk: Arc::new(StdDisk), net: Arc::new(TokioNet) }
+    }
+}
 
 /// What a node has published.
 #[derive(Clone)]
@@ -66,14 +83,14 @@ async fn open(
     dir: PathBuf,
     peer: SocketAddr,
     settings: RaftSettings,
-    disk: Arc<dyn Disk>,
+    world: World,
     seen: Arc<Mutex<Seen>>,
     fatal: Fatal,
 ) -> Result<(Replica, SocketAddr), StartError> {
     // Each start of a node draws other ids: a wiped node must not get its old one again.
     static STARTS: AtomicU64 = AtomicU64::new(0);
     let seed = u64::from(std::process::id()) << 32 | STARTS.fetch_add(1, Ordering::Relaxed);
-    let host = Host { disk, ..Host::system(seed) };
+    let host = Host { disk: world.disk, net: world.net, ..Host::system(seed) };
     let listener = listen(&host, peer).await;
     let peer = listener.local_addr().unwrap();
     let announced = Member {
@@ -115,12 +132,12 @@ impl Node {
 
     /// Starts a node on a directory that may hold what an earlier one has left.
     pub(crate) fn open(dir: Arc<TempDir>, peer: SocketAddr, settings: RaftSettings) -> Self {
-        Self::open_on(Arc::new(StdDisk), dir, peer, settings)
+        Self::open_in(World::default(), dir, peer, settings)
     }
 
-    /// Starts a node on a disk of the test's choice.
-    pub(crate) fn open_on(
-        disk: Arc<dyn Disk>,
+    /// Starts a node in a world of the test's choice.
+    pub(crate) fn open_in(
+        world: World,
         dir: Arc<TempDir>,
         peer: SocketAddr,
         settings: RaftSettings,
@@ -136,7 +153,7 @@ impl Node {
                 loop {
                     let (path, settings) = (path.clone(), settings.clone());
                     let (seen, fatal) = (Arc::clone(&seen), fatal.clone());
-                    match open(path, peer, settings, Arc::clone(&disk), seen, fatal).await {
+                    match open(path, peer, settings, world.clone(), seen, fatal).await {
                         // The threads of a killed node end a moment later.
                         Err(StartError::Store(rollcall_registry::disk::StoreError::InUse {
                             ..
