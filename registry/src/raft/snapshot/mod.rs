@@ -271,7 +271,7 @@ fn open_file(
     let info = format::verify(&*file, &path)?;
     if cluster_id != Some(info.cluster_id) {
         let expected =
-            cluster_id.map_or("no cluster".to_owned(), |id| format!("cluster {id:032x}"));
+            cluster_id.map_or_else(|| "no cluster".to_owned(), |id| format!("cluster {id:032x}"));
         let found = format!("cluster {:032x}", info.cluster_id);
         return Err(StoreError::Foreign { path, found, expected });
     }
