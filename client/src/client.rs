@@ -220,7 +220,11 @@ impl Shared {
 
     /// The revision that a read has to show, given what it asked for.
     pub(crate) fn floor(&self, asked: u64) -> u64 {
-        if asked == 0 && self.read_your_writes { self.written.load(Ordering::Relaxed) } else { asked }
+        if asked == 0 && self.read_your_writes {
+            self.written.load(Ordering::Relaxed)
+        } else {
+            asked
+        }
     }
 
     /// Fills an empty request id.
@@ -293,8 +297,7 @@ impl<'a> Attempts<'a> {
 
     /// Takes note of a failed attempt. An error ends the call.
     fn failed(&mut self, status: &Status) -> Result<(), Error> {
-        let refusal =
-            Refusal::read(self.call.name, self.shared.nodes.address(self.node), status);
+        let refusal = Refusal::read(self.call.name, self.shared.nodes.address(self.node), status);
         let verdict = verdict_of(status, &refusal);
         if verdict == Verdict::Final {
             return Err(Error::Refused(Box::new(refusal)));

@@ -237,7 +237,9 @@ impl Refusal {
             code: status.code(),
             reason: info.map(|info| info.reason.clone()),
             message: status.message().to_owned(),
-            metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            metadata: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
             violations,
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
         }

@@ -18,11 +18,7 @@ use futures_util::FutureExt as _;
 use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
 use std::{
-    collections::HashMap,
-    future::pending,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
+    collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration,
 };
 use tokio::{
     task::{Id, JoinError, JoinSet},
