@@ -134,6 +134,7 @@ pub fn set_admin_state(
     let command = (|| {
         Some(SetAdminState {
             name: name?,
+            generation: request.generation,
             state: state?,
             actor: actor?,
             reason: reason?,

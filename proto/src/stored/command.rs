@@ -29,6 +29,7 @@ pub(super) fn write(command: &Command) -> wire::Command {
         Command::Deregister(c) => Kind::Deregister(write_deregister(c)),
         Command::SetAdminState(c) => Kind::SetAdminState(kind::SetAdminState {
             name: Some(write_name(&c.name)),
+            generation: c.generation,
             state: write_admin_state(c.state),
             actor: Some(write_actor(&c.actor)),
             reason: write_text(&c.reason),
@@ -68,6 +69,7 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
         Kind::Deregister(c) => Command::Deregister(read_deregister(c, pool)?),
         Kind::SetAdminState(c) => Command::SetAdminState(SetAdminState {
             name: read_instance(c.name, pool)?,
+            generation: c.generation,
             state: read_admin_state(c.state)?,
             actor: read_actor(c.actor, pool)?,
             reason: read_text("reason", &c.reason)?,

@@ -147,7 +147,7 @@ fn write_instance(record: &Record, history: &[u64]) -> part::Instance {
         nonce: Some(write_u128(record.nonce)),
         generation: record.generation,
         lease_state: lease_state.into(),
-        lease_epoch: record.lease.map_or(0, |lease| lease.epoch),
+        lease_epoch: record.lease_epoch,
         health: write_health(record.health),
         reason: write_reason(record.reason),
         admin: record.admin.as_ref().map(|admin| write_admin(admin)),
@@ -240,9 +240,6 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
     let lease = |state| Some(Lease { epoch, state });
     let lease = match Kind::try_from(instance.lease_state) {
         Err(_) => return Err(StoredError::Unknown { field: "lease_state" }),
-        Ok(Kind::Unspecified) if epoch != 0 => {
-            return Err(StoredError::value("lease_epoch", epoch));
-        }
         Ok(Kind::Unspecified) => None,
         Ok(Kind::Current) => lease(LeaseState::Current),
         Ok(Kind::Held) => lease(LeaseState::Held),
@@ -254,6 +251,7 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
         nonce: read_u128("nonce", instance.nonce)?,
         generation: instance.generation,
         lease,
+        lease_epoch: epoch,
         health: read_health(instance.health)?,
         reason: read_reason(instance.reason)?,
         admin: match instance.admin {
