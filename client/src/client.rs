@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
 
 /// Metadata key under which a node names the leader's API address.
 const LEADER_HINT: &str = "x-rollcall-leader";
@@ -232,6 +232,23 @@ impl Shared {
         if request_id.is_empty() {
             *request_id = self.dice.request_id();
         }
+    }
+
+    /// The error of a stream that broke after it had begun at the node in use.
+    pub(crate) fn refusal(&self, call: &'static str, status: &Status) -> Error {
+        let address = self.nodes.address(self.nodes.current());
+        let refusal = Refusal::read(call, address, status);
+        if verdict_of(status, &refusal) == Verdict::Final && refusal.code != Code::Internal {
+            return Error::Refused(Box::new(refusal));
+        }
+        let (address, problem) = (refusal.address, problem_of(status));
+        let tried = Tried { address, problem, reason: refusal.reason, retry_after: None };
+        Error::Unreachable(Box::new(Unreachable {
+            call,
+            waited: Duration::ZERO,
+            tried: vec![tried],
+            outcome_unknown: false,
+        }))
     }
 
     /// Calls the nodes one after the other until one answers or the deadline has passed. The request, and with it

@@ -229,7 +229,7 @@ impl Worker {
             let beat = Acknowledged { sent: sent.at, received: now };
             self.book.acknowledged(&sent.handles, beat);
         }
-        if let Some(pace) = message.heartbeat_interval.as_ref().and_then(super::book::length) {
+        if let Some(pace) = message.heartbeat_interval.as_ref().and_then(super::length) {
             self.book.set_pace(pace);
         }
         if message.go_away_after.is_some() && !link.leaving {
