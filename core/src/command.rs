@@ -121,9 +121,11 @@ pub struct Deregistration {
 pub struct SetAdminState {
     /// Which instance.
     pub name: InstanceName,
+    /// Only this generation; on another one the late call of an old process is refused. 0 = whichever is there.
+    pub generation: u64,
     /// ENABLED clears what stands.
     pub state: AdminState,
-    /// Who. The owner cannot lift what an operator set.
+    /// Who. The owner cannot lift what an operator set; an operator's word replaces the owner's for good.
     pub actor: Actor,
     /// Free text for the journal.
     pub reason: Arc<str>,
@@ -266,7 +268,7 @@ pub enum Done {
 pub struct Registered {
     /// Fencing token and lease handle.
     pub generation: u64,
-    /// Epoch of the lease; 0 where persistent.
+    /// Epoch of the lease; 0 where persistent. It grows with every registration that changes something.
     pub lease_epoch: u32,
     /// Revision of the record.
     pub revision: u64,

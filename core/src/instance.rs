@@ -47,6 +47,8 @@ pub mod limit {
     pub const REQUEST_ID_BYTES: usize = 64;
     /// Request ids remembered; the oldest go first.
     pub const REQUEST_IDS: usize = 1_000_000;
+    /// Results remembered for them, one for each item of a batch; the oldest go first.
+    pub const REQUEST_RESULTS: usize = 2_000_000;
     /// Admin states of operators kept for instances, living or gone.
     pub const OVERRIDES: usize = 100_000;
     /// Longest reason, actor or evidence in bytes.
@@ -286,6 +288,47 @@ impl Spec {
         self.tags.binary_search_by(|t| (**t).cmp(tag)).is_ok()
     }
 
+    /// The same spec, holding the words that it has in common with `sibling` only once in memory. Instances of a
+    /// service mostly differ in address and a value or two; without this each would own a copy of all the rest.
+    #[must_use]
+    pub(crate) fn sharing_with(&self, sibling: &Self) -> Self {
+        let share = |word: &Arc<str>, other: Option<&Arc<str>>| match other {
+            Some(other) if other == word => other.clone(),
+            Some(_) | None => word.clone(),
+        };
+        let label = |mine: &Option<Label>, other: &Option<Label>| {
+            if mine == other { other.clone() } else { mine.clone() }
+        };
+        let endpoints = self.endpoints.iter().map(|mine| {
+            let Some(other) = sibling.endpoints.iter().find(|other| other.name == mine.name) else {
+                return mine.clone();
+            };
+            let app_protocol = share(&mine.app_protocol, Some(&other.app_protocol));
+            Endpoint { name: other.name.clone(), app_protocol, ..*mine }
+        });
+        let tags = self.tags.iter().map(|tag| {
+            let found = sibling.tags.binary_search(tag).ok();
+            share(tag, found.map(|at| &sibling.tags[at]))
+        });
+        let metadata = self.metadata.iter().map(|(key, value)| {
+            let found = sibling.metadata.binary_search_by(|(other, _)| other.cmp(key)).ok();
+            let other = found.map(|at| &sibling.metadata[at]);
+            (share(key, other.map(|(key, _)| key)), share(value, other.map(|(_, value)| value)))
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            locality: Locality {
+                region: label(&self.locality.region, &sibling.locality.region),
+                zone: label(&self.locality.zone, &sibling.locality.zone),
+                sub_zone: label(&self.locality.sub_zone, &sibling.locality.sub_zone),
+            },
+            version: share(&self.version, Some(&sibling.version)),
+            tags: tags.collect(),
+            metadata: metadata.collect(),
+            ..*self
+        }
+    }
+
     /// The distinct IP addresses of the endpoints, in order.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.endpoints.iter().map(|e| e.address.ip()).collect()
@@ -313,9 +356,11 @@ mod tests {
         Spec::new(vec![endpoint("http", "127.0.0.1:80")]).unwrap()
     }
 
+    type Spoil = Box<dyn Fn(&mut Spec)>;
+
     #[test]
     fn every_limit_of_a_spec_names_its_field() {
-        let cases: Vec<(&str, Box<dyn Fn(&mut Spec)>)> = vec![
+        let cases: Vec<(&str, Spoil)> = vec![
             ("endpoints", Box::new(|s| s.endpoints.clear())),
             (
                 "endpoints",

@@ -2,7 +2,11 @@
 //!
 //! The leader feeds it what ran out; what follows is a command in the log. Time is milliseconds and an argument.
 
-use crate::{name::ServiceName, record::Scope, state::State};
+use crate::{
+    name::ServiceName,
+    record::{LeaseState, Reason, Scope},
+    state::{LeaseCounts, State},
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Thresholds of protection.
@@ -72,7 +76,13 @@ impl Gate {
         self.window.clear();
     }
 
-    /// Notes leases that have expired.
+    /// Forgets what ran out in a scope whose protection has ended: released leases do not count again.
+    pub fn forget(&mut self, scope: &Scope) {
+        self.window.retain(|(_, lease)| !covers(scope, &lease.service));
+    }
+
+    /// Notes leases that ran out: expired, or held by the protection of one scope while they count for another.
+    /// Not those that expired because they were released.
     pub fn expired(&mut self, now_ms: u64, leases: impl IntoIterator<Item = RanOut>) {
         self.window.extend(leases.into_iter().map(|lease| (now_ms, lease)));
     }
@@ -89,99 +99,130 @@ impl Gate {
         while self.window.front().is_some_and(|(at, _)| *at < start) {
             self.window.pop_front();
         }
-        // What came back meanwhile neither counts nor needs to be restored.
-        let expired: Vec<&RanOut> =
-            self.window.iter().map(|(_, lease)| lease).filter(|l| still_out(state, l)).collect();
+        let mut all = Tally::default();
+        let mut services: BTreeMap<&ServiceName, Tally> = BTreeMap::new();
+        for (_, lease) in &self.window {
+            // What came back meanwhile does not count.
+            let Some(lease_state) = still_out(state, lease) else { continue };
+            all.ran_out(lease, lease_state);
+            services.entry(&lease.service).or_default().ran_out(lease, lease_state);
+        }
+        for lease in due {
+            all.due += 1;
+            services.entry(&lease.service).or_default().due += 1;
+        }
+        let unprotected = |scope: &Scope| !state.protections().contains_key(scope);
         let mut entries = Vec::new();
-        let all = counted(expired.iter().copied().chain(due), |_| true);
-        let live = state.lease_counts();
-        let total = live.current + live.held + count(expired.len());
-        if is_mass(all, total, thresholds.cluster_min, thresholds.cluster_share)
-            && !state.protections().contains_key(&Scope::Cluster)
-        {
-            entries.push(entry(Scope::Cluster, all, total, &expired, |_| true));
+        let total = listed(state, &Scope::Cluster) + count(all.expired.len());
+        let (least, share) = (thresholds.cluster_min, thresholds.cluster_share);
+        if all.is_mass(total, least, share) && unprotected(&Scope::Cluster) {
+            entries.push(all.entry(Scope::Cluster, total));
         }
-        let mut services: BTreeMap<&ServiceName, u32> = BTreeMap::new();
-        for lease in expired.iter().copied().chain(due) {
-            *services.entry(&lease.service).or_default() += 1;
-        }
-        for (name, ran_out) in services {
-            let Some(service) = state.service(name) else { continue };
-            let of_service = |lease: &RanOut| lease.service == *name;
-            let gone = counted(expired.iter().copied(), of_service);
-            let total = service.leases.current + service.leases.held + gone;
-            let policy = service.policy.as_ref().and_then(|policy| policy.protection_threshold);
-            let share = policy.unwrap_or(thresholds.service_share);
+        for (name, tally) in services {
             let scope = Scope::Service(name.clone());
-            if is_mass(ran_out, total, thresholds.service_min, share)
-                && !state.protections().contains_key(&scope)
-            {
-                entries.push(entry(scope, ran_out, total, &expired, of_service));
+            // Counting what is released takes its time: only where the number alone might be enough.
+            if tally.count() < thresholds.service_min || !unprotected(&scope) {
+                continue;
+            }
+            let policy = state.service(name).and_then(|service| service.policy.as_ref());
+            let share = policy.and_then(|policy| policy.protection_threshold);
+            let total = listed(state, &scope) + count(tally.expired.len());
+            if tally.is_mass(
+                total,
+                thresholds.service_min,
+                share.unwrap_or(thresholds.service_share),
+            ) {
+                entries.push(tally.entry(scope, total));
             }
         }
         entries
     }
 }
 
+/// What ran out in one scope within the window.
+#[derive(Debug, Default)]
+struct Tally {
+    /// `(generation, lease_epoch)` of those that expired.
+    expired: Vec<(u64, u32)>,
+    held: u32,
+    due: u32,
+}
+
+impl Tally {
+    fn ran_out(&mut self, lease: &RanOut, state: LeaseState) {
+        match state {
+            LeaseState::Expired => self.expired.push((lease.generation, lease.lease_epoch)),
+            LeaseState::Held => self.held += 1,
+            LeaseState::Current => {}
+        }
+    }
+
+    fn count(&self) -> u32 {
+        count(self.expired.len()) + self.held + self.due
+    }
+
+    fn is_mass(&self, total: u32, least: u32, share: f64) -> bool {
+        self.count() >= least && f64::from(self.count()) > share * f64::from(total)
+    }
+
+    fn entry(self, scope: Scope, total: u32) -> Entry {
+        let evidence = format!("{} of {total} leases ran out within the window", self.count());
+        Entry { scope, restore: self.expired, evidence }
+    }
+}
+
 /// Why a scope's protection ends now, if it does.
-pub fn exit(
-    state: &State,
-    scope: &Scope,
-    thresholds: &Thresholds,
-) -> Option<crate::record::Reason> {
-    use crate::record::Reason;
+pub fn exit(state: &State, scope: &Scope, thresholds: &Thresholds) -> Option<Reason> {
     let protection = state.protections().get(scope)?;
     if state.cluster_ms().saturating_sub(protection.since_ms) >= thresholds.max_ms {
         return Some(Reason::ProtectionTimedOut);
     }
-    let of_scope = |name: &ServiceName| match scope {
+    let total = listed(state, scope);
+    let missing = total - counts(state, scope).current;
+    let few = f64::from(missing) < thresholds.exit_share * f64::from(total);
+    (few || total == 0).then_some(Reason::ProtectionEnded)
+}
+
+/// Leases that run or are held, without those that were released: these are on their way out.
+fn listed(state: &State, scope: &Scope) -> u32 {
+    let released = match scope {
+        Scope::Cluster => state.released().len(),
+        Scope::Service(service) => {
+            let of_service = |generation: &&u64| {
+                state.by_generation(**generation).is_some_and(|r| r.name.service == *service)
+            };
+            state.released().iter().filter(of_service).count()
+        }
+    };
+    let leases = counts(state, scope);
+    leases.current + leases.held.saturating_sub(count(released))
+}
+
+fn counts(state: &State, scope: &Scope) -> LeaseCounts {
+    match scope {
+        Scope::Cluster => state.lease_counts(),
+        Scope::Service(name) => state.service(name).map_or_else(Default::default, |s| s.leases),
+    }
+}
+
+fn covers(scope: &Scope, service: &ServiceName) -> bool {
+    match scope {
         Scope::Cluster => true,
-        Scope::Service(service) => service == name,
-    };
-    // Released leases do not count again.
-    let held = state.held().iter().filter(|generation| !state.released().contains(*generation));
-    let held = held.filter(|generation| {
-        state.by_generation(**generation).is_some_and(|record| of_scope(&record.name.service))
-    });
-    let missing = count(held.count());
-    let live = match scope {
-        Scope::Cluster => state.lease_counts().current,
-        Scope::Service(name) => state.service(name).map_or(0, |service| service.leases.current),
-    };
-    let few = f64::from(missing) < thresholds.exit_share * f64::from(live + missing);
-    (few || live + missing == 0).then_some(Reason::ProtectionEnded)
+        Scope::Service(name) => name == service,
+    }
 }
 
-fn still_out(state: &State, lease: &RanOut) -> bool {
-    use crate::record::{Lease, LeaseState};
-    let expired = Lease { epoch: lease.lease_epoch, state: LeaseState::Expired };
-    state.by_generation(lease.generation).is_some_and(|record| record.lease == Some(expired))
-}
-
-fn is_mass(ran_out: u32, total: u32, least: u32, share: f64) -> bool {
-    ran_out >= least && f64::from(ran_out) > share * f64::from(total)
-}
-
-fn counted<'a>(
-    leases: impl Iterator<Item = &'a RanOut>,
-    of_scope: impl Fn(&RanOut) -> bool,
-) -> u32 {
-    count(leases.filter(|lease| of_scope(lease)).count())
+/// How a lease that ran out stands, unless it was renewed or released since.
+fn still_out(state: &State, lease: &RanOut) -> Option<LeaseState> {
+    let record = state.by_generation(lease.generation)?;
+    let standing = record.lease.filter(|standing| standing.epoch == lease.lease_epoch)?;
+    match standing.state {
+        LeaseState::Held if state.released().contains(&lease.generation) => None,
+        LeaseState::Held | LeaseState::Expired => Some(standing.state),
+        LeaseState::Current => None,
+    }
 }
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn entry(
-    scope: Scope,
-    ran_out: u32,
-    total: u32,
-    expired: &[&RanOut],
-    of_scope: impl Fn(&RanOut) -> bool,
-) -> Entry {
-    let evidence = format!("{ran_out} of {total} leases ran out within the window");
-    let restore = expired.iter().filter(|lease| of_scope(lease));
-    let restore = restore.map(|lease| (lease.generation, lease.lease_epoch)).collect();
-    Entry { scope, restore, evidence }
 }

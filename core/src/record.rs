@@ -248,7 +248,7 @@ pub enum LeaseState {
 /// A lease: the right to stay listed. Its handle is the generation of its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// Grows on every restore; fences late expiries.
+    /// Grows with every registration that changes something; fences late expiries.
     pub epoch: u32,
     /// Whether it ran out.
     pub state: LeaseState,
@@ -267,6 +267,13 @@ pub struct Admin {
     pub until: Option<u64>,
 }
 
+impl Admin {
+    /// Whether an operator asked: then it survives new generations and eviction, and the owner cannot lift it.
+    pub fn is_by_operator(&self) -> bool {
+        matches!(self.actor, Actor::Operator(_))
+    }
+}
+
 /// Everything that is known of a listed instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Record {
@@ -280,6 +287,8 @@ pub struct Record {
     pub generation: u64,
     /// `None` = persistent.
     pub lease: Option<Lease>,
+    /// Epoch of the last lease of this generation, kept while an update makes it persistent; 0 = it had none.
+    pub lease_epoch: u32,
     /// Health as decided.
     pub health: HealthStatus,
     /// Why it has this health.
@@ -299,8 +308,17 @@ pub struct Record {
 }
 
 /// The last events of one instance, oldest first. Not part of the state hash: the events' effects are.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct History(Vec<Arc<Event>>);
+#[derive(Debug, Clone, Default)]
+pub struct History(Events);
+
+/// Most instances have been registered and nothing else: one event needs no list.
+#[derive(Debug, Clone, Default)]
+enum Events {
+    #[default]
+    None,
+    One(Arc<Event>),
+    Many(Box<[Arc<Event>]>),
+}
 
 impl History {
     /// How many are kept.
@@ -310,24 +328,39 @@ impl History {
     pub fn of(mut events: Vec<Arc<Event>>) -> Self {
         let surplus = events.len().saturating_sub(Self::MAX);
         events.drain(..surplus);
-        Self(events)
+        match (events.pop(), events.is_empty()) {
+            (None, _) => Self(Events::None),
+            (Some(only), true) => Self(Events::One(only)),
+            (Some(last), false) => {
+                events.push(last);
+                Self(Events::Many(events.into()))
+            }
+        }
     }
 
     /// The events, oldest first.
     pub fn events(&self) -> &[Arc<Event>] {
-        &self.0
+        match &self.0 {
+            Events::None => &[],
+            Events::One(event) => std::slice::from_ref(event),
+            Events::Many(events) => events,
+        }
     }
 
     /// This history and one more event.
     #[must_use]
     pub fn and(&self, event: Arc<Event>) -> Self {
-        let skip = (self.0.len() + 1).saturating_sub(Self::MAX);
-        let mut events = Vec::with_capacity(self.0.len() + 1 - skip);
-        events.extend(self.0.iter().skip(skip).cloned());
-        events.push(event);
-        Self(events)
+        Self::of(self.events().iter().cloned().chain([event]).collect())
     }
 }
+
+impl PartialEq for History {
+    fn eq(&self, other: &Self) -> bool {
+        self.events() == other.events()
+    }
+}
+
+impl Eq for History {}
 
 impl std::hash::Hash for History {
     fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}

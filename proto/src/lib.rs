@@ -16,6 +16,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
+pub mod convert;
 pub mod stored;
 
 pub use generated::rollcall::*;

@@ -260,6 +260,24 @@ async fn a_learner_receives_everything_and_stays_a_learner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_node_follows_an_invitation() {
+    let nodes = three(&settings()).await;
+    let empty = Node::start(settings());
+    let address = empty.peer;
+    let leads = leader(&nodes).await;
+    let asked = &nodes[(leads + 1) % 3];
+    let id = asked.run(move |r| async move { r.invite(address, None, false).await.unwrap() });
+    assert_eq!(id.await, empty.id());
+    asked.put_surely("for-all").await;
+    eventually("the guest has it", || empty.has("for-all")).await;
+    let stranger = Node::start(settings());
+    stranger.bootstrap().await;
+    let address = stranger.peer;
+    let refused = asked.run(move |r| async move { r.invite(address, None, false).await }).await;
+    assert!(refused.unwrap_err().to_string().contains("belongs to cluster"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_cluster_is_refused() {
     let (ours, theirs) = (Node::start(settings()), Node::start(settings()));
     ours.bootstrap().await;

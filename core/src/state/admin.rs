@@ -12,31 +12,7 @@ use std::sync::Arc;
 impl State {
     pub(super) fn set_admin_state(&mut self, set: &SetAdminState) -> Result<Done, Rejection> {
         let live = self.instance(&set.name).cloned();
-        let standing = self.override_of(&set.name).cloned();
-        if live.is_none() && (standing.is_none() || set.state != AdminState::Enabled) {
-            return Err(Rejection::InstanceNotFound { name: set.name.clone() });
-        }
-        if let Some(expected) = set.expected_revision {
-            let current = live.as_ref().map_or(0, |record| record.revision);
-            if current != expected {
-                let name = set.name.clone();
-                return Err(Rejection::RevisionMismatch { name, expected, current });
-            }
-        }
-        let by_operator = matches!(set.actor, Actor::Operator(_));
-        if let Some(admin) = &standing
-            && !by_operator
-        {
-            return Err(Rejection::HeldByOperator {
-                name: set.name.clone(),
-                state: admin.state.as_str().into(),
-                actor: admin.actor.to_string().into(),
-            });
-        }
-        if by_operator && standing.is_none() && self.overrides.len() >= limit::OVERRIDES {
-            let limit = limit::OVERRIDES as u64;
-            return Err(Rejection::QuotaExceeded { quota: Quota::Overrides, limit, at: "".into() });
-        }
+        self.check_admin(set, live.as_deref())?;
         let until = set.expire_after.map(|after| {
             self.cluster_ms.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
         });
@@ -49,21 +25,48 @@ impl State {
                 until,
             })
         });
-        if by_operator {
-            match &admin {
-                Some(admin) => self.overrides.insert(name.clone(), admin.clone()),
-                None => self.overrides.remove(&*name),
-            };
-        }
-        if admin.is_some()
-            && let Some(until) = until
-        {
-            self.age_admin(until, name);
-        }
         if let Some(record) = live {
-            self.change_admin(&record, admin, Reason::AdminSet, &set.actor, set.reason.clone());
+            let why = set.reason.clone();
+            self.change_admin(&record, admin.clone(), Reason::AdminSet, &set.actor, why);
+        }
+        if matches!(set.actor, Actor::Operator(_)) {
+            self.set_override(&name, admin.as_ref());
         }
         Ok(Done::Applied)
+    }
+
+    fn check_admin(&self, set: &SetAdminState, live: Option<&Record>) -> Result<(), Rejection> {
+        let name = || set.name.clone();
+        let standing = self.overrides.get(&set.name);
+        let clears = set.state == AdminState::Enabled;
+        if live.is_none() && (standing.is_none() || !clears) {
+            return Err(Rejection::InstanceNotFound { name: name() });
+        }
+        if let Some(record) = live
+            && set.generation != 0
+            && set.generation != record.generation
+        {
+            return Err(record.fences());
+        }
+        if let Some(expected) = set.expected_revision {
+            let current = live.map_or(0, |record| record.revision);
+            if current != expected {
+                return Err(Rejection::RevisionMismatch { name: name(), expected, current });
+            }
+        }
+        let by_operator = matches!(set.actor, Actor::Operator(_));
+        match standing {
+            Some(admin) if !by_operator => Err(Rejection::HeldByOperator {
+                name: name(),
+                state: admin.state.as_str().into(),
+                actor: admin.actor.to_string().into(),
+            }),
+            None if by_operator && !clears && self.overrides.len() >= limit::OVERRIDES => {
+                let limit = limit::OVERRIDES as u64;
+                Err(Rejection::QuotaExceeded { quota: Quota::Overrides, limit, at: "".into() })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Makes the admin state of a record what it should be; no event where nothing changes.
@@ -96,16 +99,17 @@ impl State {
     }
 
     /// Ends an admin state whose time is over.
-    pub(super) fn end_admin(&mut self, name: &InstanceName, now: u64) {
+    pub(super) fn end_admin(&mut self, name: &Arc<InstanceName>) {
+        let now = self.cluster_ms;
         let over = |admin: &Arc<Admin>| admin.until.is_some_and(|until| until <= now);
-        if self.overrides.get(name).is_some_and(over) {
-            self.overrides.remove(name);
-        }
-        let Some(record) = self.instance(name).cloned() else { return };
-        if record.admin.as_ref().is_some_and(over) {
+        if let Some(record) = self.instance(name).cloned()
+            && record.admin.as_ref().is_some_and(over)
+        {
             let actor = Actor::Registry("".into());
-            let standing = self.override_of(name).cloned();
-            self.change_admin(&record, standing, Reason::AdminExpired, &actor, "".into());
+            self.change_admin(&record, None, Reason::AdminExpired, &actor, "".into());
+        }
+        if self.overrides.get(name).is_some_and(over) {
+            self.set_override(name, None);
         }
     }
 
@@ -114,7 +118,9 @@ impl State {
         if old.as_ref().is_some_and(|service| service.policy.as_deref() == Some(&put.policy)) {
             return Ok(Done::Applied);
         }
-        if old.is_none() && self.services.len() >= limit::SERVICES {
+        if old.as_ref().is_none_or(|service| service.is_idle())
+            && self.service_count() >= limit::SERVICES
+        {
             let limit = limit::SERVICES as u64;
             return Err(Rejection::QuotaExceeded { quota: Quota::Services, limit, at: "".into() });
         }

@@ -2,14 +2,17 @@
 //!
 //! The order of the parts is fixed: events first, because instances and tombstones refer to theirs by revision.
 
-use super::{Protection, Remembered, Retired, Service, State, aging::KEEP_MS};
+use super::{Protection, Remembered, Retired, Service, State};
 use crate::{
     command::RequestId,
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
-    record::{Admin, Event, History, LeaseState, Record, Scope, Tombstone},
+    record::{Admin, Event, History, LeaseState, Record, Scope, Subject, Tombstone},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One piece of a snapshot.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,14 +170,13 @@ impl State {
     }
 
     fn service_parts(&self) -> impl Iterator<Item = Part> + '_ {
-        let due: BTreeMap<&ServiceName, u64> =
-            self.aging.services.iter().map(|(due, name, _)| (name, *due)).collect();
         self.services.values().flat_map(move |service| {
+            let due = self.aging.services.get(&service.revision);
             let head = Part::Service {
                 name: service.name.clone(),
                 revision: service.revision,
                 policy: service.policy.clone(),
-                due_ms: service.is_idle().then(|| due.get(&service.name).copied()).flatten(),
+                due_ms: due.filter(|_| service.is_idle()).map(|(due, _)| *due),
             };
             std::iter::once(head).chain(service.instances.values().map(|record| Part::Instance {
                 record: Arc::new(Record { history: History::default(), ..Record::clone(record) }),
@@ -184,8 +186,8 @@ impl State {
     }
 
     fn kept_parts(&self) -> impl Iterator<Item = Part> + '_ {
-        let tombstones = self.aging.tombstones.iter().filter_map(|(due_ms, name, generation)| {
-            let kept = self.tombstones.get(name).filter(|t| t.generation == *generation)?;
+        let tombstones = self.aging.tombstones.values().filter_map(|(due_ms, name)| {
+            let kept = self.tombstones.get(name)?;
             let history = revisions(&kept.history);
             let bare = Tombstone { history: History::default(), ..Tombstone::clone(kept) };
             Some(Part::Tombstone { tombstone: Arc::new(bare), history, due_ms: *due_ms })
@@ -239,12 +241,21 @@ pub struct Loader {
     state: State,
     header: Option<Header>,
     events: BTreeMap<u64, Arc<Event>>,
+    /// A name is decoded once for each event that is about it, and kept once.
+    names: BTreeSet<Arc<InstanceName>>,
+    services: BTreeSet<ServiceName>,
 }
 
 impl Loader {
     /// A loader for a state whose journal keeps `journal_limit` events.
     pub fn new(journal_limit: usize) -> Self {
-        Self { state: State::new(journal_limit), header: None, events: BTreeMap::new() }
+        Self {
+            state: State::new(journal_limit),
+            header: None,
+            events: BTreeMap::new(),
+            names: BTreeSet::new(),
+            services: BTreeSet::new(),
+        }
     }
 
     /// Takes the next part.
@@ -262,8 +273,9 @@ impl Loader {
             }
             _ if self.header.is_none() => return Err(Damaged::Header),
             Part::Event(event) => {
+                let event = self.shared_event(event);
                 if self.header.is_some_and(|header| event.revision > header.journal_floor) {
-                    state.journal.push_back(event.clone());
+                    self.state.journal.push_back(event.clone());
                 }
                 self.events.insert(event.revision, event);
             }
@@ -273,18 +285,17 @@ impl Loader {
                 service.policy = policy;
                 state.hash = state.hash.wrapping_add(service.digest());
                 if let Some(due_ms) = due_ms {
-                    state.aging.services.push_back((due_ms, service.name.clone(), revision));
+                    let idle = (due_ms, service.name.clone());
+                    state.aging.services.insert(revision, idle);
                 }
                 state.services.insert(service.name.clone(), Arc::new(service));
             }
             Part::Instance { record, history } => self.instance(&record, &history)?,
             Part::Tombstone { tombstone, history, due_ms } => {
                 let history = self.history(&tombstone.name, &history)?;
-                let tombstone = Tombstone { history, ..Tombstone::clone(&tombstone) };
-                let state = &mut self.state;
-                let name = tombstone.name.clone();
-                state.aging.tombstones.push_back((due_ms, name.clone(), tombstone.generation));
-                state.tombstones.insert(name, Arc::new(tombstone));
+                let name = self.shared_name(&tombstone.name);
+                let tombstone = Tombstone { history, name, ..Tombstone::clone(&tombstone) };
+                self.state.bury(Arc::new(tombstone), due_ms);
             }
             kept @ (Part::Retired { .. }
             | Part::Override { .. }
@@ -300,24 +311,14 @@ impl Loader {
         let state = &mut self.state;
         match part {
             Part::Retired { generation, retired, due_ms } => {
-                state.aging.retired.push_back((due_ms, generation));
-                state.retired.insert(generation, retired);
+                state.retire(generation, retired, due_ms);
             }
-            Part::Override { name, admin } => {
-                if let Some(until) = admin.until {
-                    state.aging.admins.insert((until, name.clone()));
-                }
-                state.overrides.insert(name, admin);
-            }
+            Part::Override { name, admin } => state.set_override(&name, Some(&admin)),
             Part::Floor { namespace: Some(namespace), revision } => {
                 state.floors.insert(namespace, revision);
             }
             Part::Floor { namespace: None, revision } => state.floor = revision,
-            Part::Request { id, remembered } => {
-                let due = remembered.at_ms.saturating_add(KEEP_MS);
-                state.aging.requests.push_back((due, id.clone()));
-                state.requests.insert(id, remembered);
-            }
+            Part::Request { id, remembered } => state.keep_request(id, remembered),
             Part::Protection { scope, protection } => {
                 state.protections.insert(scope, protection);
             }
@@ -345,16 +346,38 @@ impl Loader {
         Ok(History::of(events.collect::<Result<_, _>>()?))
     }
 
+    fn shared_event(&mut self, event: Arc<Event>) -> Arc<Event> {
+        let Subject::Instance(name) = &event.subject else { return event };
+        let subject = Subject::Instance(self.shared_name(name));
+        Arc::new(Event { subject, ..Event::clone(&event) })
+    }
+
+    fn shared_name(&mut self, name: &Arc<InstanceName>) -> Arc<InstanceName> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let service = match self.services.get(&name.service) {
+            Some(known) => known.clone(),
+            None => {
+                self.services.insert(name.service.clone());
+                name.service.clone()
+            }
+        };
+        let name = Arc::new(InstanceName { service, id: name.id.clone() });
+        self.names.insert(name.clone());
+        name
+    }
+
     fn instance(&mut self, record: &Record, history: &[u64]) -> Result<(), Damaged> {
-        let record = Record { history: self.history(&record.name, history)?, ..record.clone() };
+        let history = self.history(&record.name, history)?;
+        let name = self.shared_name(&record.name);
+        let spec = self.state.shared(&name, &record.spec);
+        let record = Record { name, spec, history, ..record.clone() };
         let state = &mut self.state;
         if state.instance(&record.name).is_some()
             || state.generations.contains_key(&record.generation)
         {
             return Err(Damaged::Twice { name: Box::new((*record.name).clone()) });
-        }
-        if let Some(until) = record.admin.as_ref().and_then(|admin| admin.until) {
-            state.aging.admins.insert((until, record.name.clone()));
         }
         let mut service = match state.services.remove(&record.name.service) {
             Some(service) => Arc::unwrap_or_clone(service),

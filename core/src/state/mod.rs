@@ -9,12 +9,15 @@ mod image;
 mod lease;
 mod register;
 mod remove;
+#[cfg(test)]
+mod tests;
 
 pub use aging::Remembered;
 pub use image::{Damaged, Header, Loader, Part};
 
 use crate::{
     command::{Command, Done, Outcome, Rejection, Stamped},
+    instance::limit,
     name::{InstanceId, InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, Admin, Event, LeaseState, Reason, Record, Scope, Status, Subject, Tombstone},
@@ -23,6 +26,9 @@ use aging::Aging;
 use imbl::{OrdMap, OrdSet, Vector};
 use std::{hash::Hash, net::IpAddr, sync::Arc};
 use xxhash_rust::xxh3::Xxh3Default;
+
+/// By how much revisions and generations jump with a new epoch.
+const EPOCH_STEP: u64 = 1 << 32;
 
 /// One service: its instances, its policy and the revision of its last change.
 #[derive(Debug, Clone)]
@@ -241,9 +247,19 @@ impl State {
         self.tombstones.get(name)
     }
 
+    /// Number of services that have instances or a policy.
+    pub fn service_count(&self) -> usize {
+        self.services.len() - self.aging.services.len()
+    }
+
     /// Number of instances.
     pub fn instance_count(&self) -> usize {
         self.generations.len()
+    }
+
+    /// Number of request ids that are remembered.
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
     }
 
     /// The generations of all instances in order.
@@ -283,7 +299,7 @@ impl State {
                 || self.protections.contains_key(&Scope::Service(service.clone())))
     }
 
-    /// The journal, oldest first; each event has the revision after the one before.
+    /// The journal, oldest first; each event has the revision after the one before, but for a new epoch between.
     pub fn journal(&self) -> &Vector<Arc<Event>> {
         &self.journal
     }
@@ -295,10 +311,35 @@ impl State {
 
     /// The events after `revision`, or `None` where some of them are no longer kept.
     pub fn events_after(&self, revision: u64) -> Option<impl Iterator<Item = &Arc<Event>>> {
-        let floor = self.journal_floor();
-        let skip = usize::try_from(revision.checked_sub(floor)?).unwrap_or(usize::MAX);
-        let skip = skip.min(self.journal.len());
+        if revision < self.journal_floor() {
+            return None;
+        }
+        let found = self.journal.binary_search_by(|event| event.revision.cmp(&revision));
+        let skip = found.map_or_else(|next| next, |at| at + 1);
         Some(self.journal.focus().narrow(skip..).into_iter())
+    }
+
+    // === What a restore does ===
+
+    /// Begins a new epoch, as a restore from a backup and a forced recovery must: revisions and generations jump by
+    /// 2^32 and no service shows an older revision, so that nothing is given again that was given in the lost time.
+    pub fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.revision = self.revision.saturating_add(EPOCH_STEP);
+        self.generation = self.generation.saturating_add(EPOCH_STEP);
+        self.floor = self.revision;
+        self.floors.clear();
+        // How long a lease had left when the backup was made says nothing now.
+        self.checkpoints.clear();
+        let services: Vec<Arc<Service>> = self.services.values().cloned().collect();
+        for service in services {
+            if service.is_idle() {
+                self.aging.services.remove(&service.revision);
+                self.services.remove(&service.name);
+            } else {
+                self.put_service(Service::clone(&service));
+            }
+        }
     }
 
     // === How a change is made ===
@@ -315,7 +356,7 @@ impl State {
             to: event.to,
             reason: event.reason,
             actor: event.actor.clone(),
-            evidence: event.evidence,
+            evidence: bounded(event.evidence),
         });
         if self.journal.len() >= self.journal_limit {
             self.journal.pop_front();
@@ -347,6 +388,7 @@ impl State {
 
     fn unlist(&mut self, old: &Arc<Record>, service: &mut Service) {
         self.hash = self.hash.wrapping_sub(digest(&**old));
+        self.age_admin(old, false);
         self.leases.add(old, -1);
         service.leases.add(old, -1);
         service.instances.remove(&old.name.id);
@@ -368,6 +410,7 @@ impl State {
 
     fn list(&mut self, new: Record, service: &mut Service) {
         self.hash = self.hash.wrapping_add(digest(&new));
+        self.age_admin(&new, true);
         self.leases.add(&new, 1);
         service.leases.add(&new, 1);
         self.generations.insert(new.generation, new.name.clone());
@@ -392,6 +435,9 @@ impl State {
     fn put_service(&mut self, mut service: Service) {
         if let Some(old) = self.services.get(&service.name) {
             self.hash = self.hash.wrapping_sub(old.digest());
+            if old.is_idle() {
+                self.aging.services.remove(&old.revision);
+            }
         }
         service.revision = self.revision;
         self.hash = self.hash.wrapping_add(service.digest());
@@ -437,6 +483,14 @@ impl Service {
         }
         digest(&(&self.name, self.revision, self.policy.as_ref().map(|policy| policy.digest())))
     }
+}
+
+/// At most what an event may carry, cut between two characters.
+fn bounded(evidence: Arc<str>) -> Arc<str> {
+    if evidence.len() <= limit::TEXT_BYTES {
+        return evidence;
+    }
+    evidence[..evidence.floor_char_boundary(limit::TEXT_BYTES)].into()
 }
 
 /// 128-bit xxh3 of a value.

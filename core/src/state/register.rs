@@ -4,8 +4,8 @@ use super::{Change, Retired, State};
 use crate::{
     command::{Done, Quota, Register, Registered, Registration, Rejection},
     instance::{Spec, limit},
-    name::ServiceName,
-    record::{Actor, Admin, HealthStatus, Lease, LeaseState, Reason, Record, Subject, Tombstone},
+    name::{InstanceName, ServiceName},
+    record::{Actor, HealthStatus, Lease, LeaseState, Reason, Record, Subject, Tombstone},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,29 +29,26 @@ impl State {
         let live = self.instance(&item.name);
         if let Some(expected) = item.expected_revision {
             let current = live.map_or(0, |record| record.revision);
-            if current != expected && !live.is_some_and(|r| is_repeat(item, r)) {
+            if current != expected && !live.is_some_and(|record| repeats(item, record)) {
                 let name = item.name.clone();
                 return Err(Rejection::RevisionMismatch { name, expected, current });
             }
         }
-        let fenced = |generation, holder: String| Rejection::Fenced {
-            name: item.name.clone(),
-            generation,
-            holder: holder.into(),
-        };
+        let older = |than: u64| item.held_generation != 0 && item.held_generation < than;
         if let Some(record) = live {
-            let older = item.held_generation != 0 && item.held_generation < record.generation;
-            if record.nonce != item.nonce && older {
-                return Err(fenced(record.generation, holder_of(&record.spec)));
-            }
-            return Ok(());
+            let fenced = record.nonce != item.nonce && older(record.generation);
+            return if fenced { Err(record.fences()) } else { Ok(()) };
         }
         let Some(tombstone) = self.tombstone(&item.name) else { return Ok(()) };
         if tombstone.nonce == item.nonce {
             return if tombstone.sticks() { Err(deregistered(tombstone)) } else { Ok(()) };
         }
-        if item.held_generation != 0 && item.held_generation < tombstone.generation {
-            return Err(fenced(tombstone.generation, "an owner that has left since".into()));
+        if older(tombstone.generation) {
+            return Err(Rejection::Fenced {
+                name: item.name.clone(),
+                generation: tombstone.generation,
+                holder: "an address that has left since".into(),
+            });
         }
         Ok(())
     }
@@ -60,7 +57,7 @@ impl State {
     fn check_quotas(&self, register: &Register) -> Result<(), Rejection> {
         let mut instances = 0_usize;
         let mut services: BTreeMap<&ServiceName, usize> = BTreeMap::new();
-        let mut addresses: BTreeMap<IpAddr, u32> = BTreeMap::new();
+        let mut addresses: BTreeMap<IpAddr, i64> = BTreeMap::new();
         for item in &register.items {
             let old = self.instance(&item.name);
             if old.is_none() {
@@ -68,9 +65,11 @@ impl State {
                 *services.entry(&item.name.service).or_default() += 1;
             }
             if register.address_limit {
-                let had = old.map(|record| record.spec.addresses()).unwrap_or_default();
-                for address in item.spec.addresses().difference(&had) {
-                    *addresses.entry(*address).or_default() += 1;
+                for address in old.map(|record| record.spec.addresses()).unwrap_or_default() {
+                    *addresses.entry(address).or_default() -= 1;
+                }
+                for address in item.spec.addresses() {
+                    *addresses.entry(address).or_default() += 1;
                 }
             }
         }
@@ -80,8 +79,8 @@ impl State {
         if self.instance_count() + instances > limit::INSTANCES {
             return over(Quota::Instances, limit::INSTANCES, String::new());
         }
-        let fresh = services.keys().filter(|name| self.service(name).is_none()).count();
-        if self.services.len() + fresh > limit::SERVICES {
+        let idle = |name: &&&ServiceName| self.service(name).is_none_or(|s| s.is_idle());
+        if self.service_count() + services.keys().filter(idle).count() > limit::SERVICES {
             return over(Quota::Services, limit::SERVICES, String::new());
         }
         for (name, more) in services {
@@ -92,8 +91,8 @@ impl State {
             }
         }
         for (address, more) in addresses {
-            let there = self.addresses.get(&address).copied().unwrap_or(0);
-            if there + more > limit::INSTANCES_PER_ADDRESS {
+            let there = i64::from(self.addresses.get(&address).copied().unwrap_or(0));
+            if more > 0 && there + more > i64::from(limit::INSTANCES_PER_ADDRESS) {
                 let at = format!(" for address {address}");
                 let limit = limit::INSTANCES_PER_ADDRESS as usize;
                 return over(Quota::InstancesPerAddress, limit, at);
@@ -106,8 +105,9 @@ impl State {
         let old = self.instance(&item.name).cloned();
         match &old {
             Some(record) if record.nonce == item.nonce => {
-                let over = record.lease.is_some_and(|lease| lease.state != LeaseState::Current);
-                if over {
+                // A sign of life like a beat: a new leader need not know that one was missed before.
+                self.checkpoints.remove(&record.generation);
+                if record.lease_is_over() {
                     self.renew(record, item, Reason::Restored, actor)
                 } else if record.spec != item.spec {
                     self.renew(record, item, Reason::Updated, actor)
@@ -133,12 +133,16 @@ impl State {
         actor: &Actor,
     ) -> Registered {
         let mut new = Record::clone(record);
-        let epoch = record.lease.map_or(0, |lease| lease.epoch);
-        let epoch = if reason == Reason::Restored { epoch + 1 } else { epoch.max(1) };
-        new.lease = item.spec.ttl.map(|_| Lease { epoch, state: LeaseState::Current });
-        new.spec = item.spec.clone();
-        new.health = HealthStatus::Healthy;
-        self.checkpoints.remove(&new.generation);
+        new.spec = self.shared(&item.name, &item.spec);
+        new.lease = new.spec.ttl.map(|_| {
+            // An expiry that was decided before this registration must not end what it grants.
+            new.lease_epoch = new.lease_epoch.saturating_add(1);
+            Lease { epoch: new.lease_epoch, state: LeaseState::Current }
+        });
+        if reason == Reason::Restored {
+            new.health = HealthStatus::Healthy;
+            new.reason = reason;
+        }
         self.enlist(Some(record), new, reason, actor)
     }
 
@@ -150,22 +154,23 @@ impl State {
         actor: &Actor,
     ) -> Registered {
         self.generation += 1;
-        let tombstone = self.tombstones.remove(&item.name);
-        let name = old.map_or_else(|| Arc::new(item.name.clone()), |record| record.name.clone());
+        let tombstone = self.unbury(&item.name);
+        let name = old.map_or_else(|| self.shared_name(item), |record| record.name.clone());
         let held_by_operator = self.overrides.get(&name).cloned();
         let new = Record {
             name: name.clone(),
-            spec: item.spec.clone(),
+            spec: self.shared(&item.name, &item.spec),
             nonce: item.nonce,
             generation: self.generation,
             lease: item.spec.ttl.map(|_| Lease { epoch: 1, state: LeaseState::Current }),
+            lease_epoch: u32::from(item.spec.ttl.is_some()),
             health: HealthStatus::Healthy,
-            reason: Reason::Registered,
+            reason: if old.is_some() { Reason::TakenOver } else { Reason::Registered },
             admin: held_by_operator,
             revision: 0,
             create_revision: old.map_or(self.revision + 1, |record| record.create_revision),
             register_ms: old.map_or(self.wall_ms, |record| record.register_ms),
-            status_ms: self.wall_ms,
+            status_ms: old.map_or(self.wall_ms, |record| record.status_ms),
             history: match (old, &tombstone) {
                 (Some(record), _) => record.history.clone(),
                 (None, Some(tombstone)) => tombstone.history.clone(),
@@ -176,8 +181,25 @@ impl State {
             return self.enlist(None, new, Reason::Registered, actor);
         };
         self.checkpoints.remove(&old.generation);
-        self.retire(old.generation, Retired::Superseded(name));
+        self.retire(old.generation, Retired::Superseded(name), self.kept_until());
         self.enlist(Some(old), new, Reason::TakenOver, actor)
+    }
+
+    /// The spec, sharing memory with what the instance declared before, or else with another one of its service.
+    pub(super) fn shared(&self, name: &InstanceName, spec: &Arc<Spec>) -> Arc<Spec> {
+        let before = self.instance(name);
+        let another = || self.service(&name.service)?.instances.get_max().map(|(_, it)| it);
+        match before.or_else(another) {
+            Some(record) if record.spec == *spec => record.spec.clone(),
+            Some(record) => Arc::new(spec.sharing_with(&record.spec)),
+            None => spec.clone(),
+        }
+    }
+
+    fn shared_name(&self, item: &Registration) -> Arc<InstanceName> {
+        let known = self.service(&item.name.service);
+        let service = known.map_or_else(|| item.name.service.clone(), |known| known.name.clone());
+        Arc::new(InstanceName { service, id: item.name.id.clone() })
     }
 
     fn enlist(
@@ -197,7 +219,6 @@ impl State {
             actor,
             evidence: evidence(&new, old),
         });
-        new.reason = reason;
         new.revision = event.revision;
         if from != Some(new.status()) {
             new.status_ms = self.wall_ms;
@@ -212,16 +233,26 @@ impl State {
         self.put(old, Some(new));
         done
     }
-
-    /// The admin state that an operator set for this name, if any.
-    pub(super) fn override_of(&self, name: &crate::name::InstanceName) -> Option<&Arc<Admin>> {
-        self.overrides.get(name)
-    }
 }
 
-/// Whether this is the registration that made the record: a retry, not a race.
-fn is_repeat(item: &Registration, record: &Record) -> bool {
-    record.nonce == item.nonce && record.spec == item.spec
+/// Whether this has no effect, because the record is what it asks for: a retry, not a race.
+fn repeats(item: &Registration, record: &Record) -> bool {
+    record.nonce == item.nonce && record.spec == item.spec && !record.lease_is_over()
+}
+
+impl Record {
+    fn lease_is_over(&self) -> bool {
+        self.lease.is_some_and(|lease| lease.state != LeaseState::Current)
+    }
+
+    /// The refusal of a process that holds an older generation.
+    pub(super) fn fences(&self) -> Rejection {
+        Rejection::Fenced {
+            name: (*self.name).clone(),
+            generation: self.generation,
+            holder: holder_of(&self.spec).into(),
+        }
+    }
 }
 
 fn holder_of(spec: &Spec) -> String {

@@ -75,11 +75,12 @@ impl State {
             history: record.history.and(event),
         });
         if tombstone.sticks() {
-            self.retire(record.generation, Retired::Deregistered(record.name.clone()));
+            let retired = Retired::Deregistered(record.name.clone());
+            self.retire(record.generation, retired, self.kept_until());
         }
         self.checkpoints.remove(&record.generation);
         self.put(Some(record), None);
-        self.bury(tombstone);
+        self.bury(tombstone, self.kept_until());
     }
 }
 

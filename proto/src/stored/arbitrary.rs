@@ -187,6 +187,7 @@ fn deregister() -> impl Strategy<Value = Command> {
 prop_compose! {
     fn set_admin_state()(
         name in name(),
+        generation in 0..3_u64,
         state in admin_state(),
         actor in actor(),
         reason in text(100),
@@ -195,7 +196,7 @@ prop_compose! {
         expected_revision in option::weighted(0.1, 0..9_u64),
     ) -> Command {
         Command::SetAdminState(SetAdminState {
-            name, state, actor, reason, expire_after, request_id, expected_revision,
+            name, generation, state, actor, reason, expire_after, request_id, expected_revision,
         })
     }
 }

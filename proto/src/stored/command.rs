@@ -4,9 +4,9 @@ use super::{
     Pool, StoredError,
     values::{
         need, read_actor, read_admin_state, read_name, read_policy, read_reason, read_request_id,
-        read_scope, read_service, read_span, read_spec, read_u128, write_actor, write_admin_state,
-        write_name, write_policy, write_reason, write_request_id, write_scope, write_service,
-        write_span, write_spec, write_u128,
+        read_scope, read_service, read_span, read_spec, read_text, read_u128, write_actor,
+        write_admin_state, write_name, write_policy, write_reason, write_request_id, write_scope,
+        write_service, write_span, write_spec, write_text, write_u128,
     },
     wire::{self, command as kind, command::Kind},
 };
@@ -29,9 +29,10 @@ pub(super) fn write(command: &Command) -> wire::Command {
         Command::Deregister(c) => Kind::Deregister(write_deregister(c)),
         Command::SetAdminState(c) => Kind::SetAdminState(kind::SetAdminState {
             name: Some(write_name(&c.name)),
+            generation: c.generation,
             state: write_admin_state(c.state),
             actor: Some(write_actor(&c.actor)),
-            reason: c.reason.as_ref().to_owned(),
+            reason: write_text(&c.reason),
             expire_after: c.expire_after.map(write_span),
             request_id: write_request_id(c.request_id.as_ref()),
             expected_revision: c.expected_revision,
@@ -68,9 +69,10 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
         Kind::Deregister(c) => Command::Deregister(read_deregister(c, pool)?),
         Kind::SetAdminState(c) => Command::SetAdminState(SetAdminState {
             name: read_instance(c.name, pool)?,
+            generation: c.generation,
             state: read_admin_state(c.state)?,
             actor: read_actor(c.actor, pool)?,
-            reason: c.reason.into(),
+            reason: read_text("reason", &c.reason)?,
             expire_after: read_span("expire_after", c.expire_after)?,
             request_id: read_request_id(&c.request_id)?,
             expected_revision: c.expected_revision,
@@ -88,19 +90,19 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
         }),
         Kind::CheckpointLeases(c) => Command::CheckpointLeases(read_checkpoints(&c)),
         Kind::ExpireLeases(c) => Command::ExpireLeases(ExpireLeases {
-            items: read_ends(c.items, |generation, lease_epoch, evidence| Expiry {
+            items: read_ends(&c.items, |generation, lease_epoch, evidence| Expiry {
                 generation,
                 lease_epoch,
                 evidence,
-            }),
+            })?,
             actor: read_actor(c.actor, pool)?,
         }),
         Kind::EvictInstances(c) => Command::EvictInstances(EvictInstances {
-            items: read_ends(c.items, |generation, lease_epoch, evidence| Eviction {
+            items: read_ends(&c.items, |generation, lease_epoch, evidence| Eviction {
                 generation,
                 lease_epoch,
                 evidence,
-            }),
+            })?,
             actor: read_actor(c.actor, pool)?,
         }),
         Kind::SetProtection(c) => Command::SetProtection(read_protection(c, pool)?),
@@ -157,7 +159,7 @@ fn write_deregister(deregister: &Deregister) -> kind::Deregister {
         items: deregister.items.iter().map(item).collect(),
         actor: Some(write_actor(&deregister.actor)),
         request_id: write_request_id(deregister.request_id.as_ref()),
-        evidence: deregister.evidence.as_ref().to_owned(),
+        evidence: write_text(&deregister.evidence),
     }
 }
 
@@ -174,7 +176,7 @@ fn read_deregister(deregister: kind::Deregister, pool: &mut Pool) -> Read<Deregi
         items: deregister.items.into_iter().map(&mut item).collect::<Read<_>>()?,
         actor: read_actor(deregister.actor, pool)?,
         request_id: read_request_id(&deregister.request_id)?,
-        evidence: deregister.evidence.into(),
+        evidence: read_text("evidence", &deregister.evidence)?,
     })
 }
 
@@ -203,16 +205,19 @@ fn write_ends(
     let item = |(generation, lease_epoch, evidence): (u64, u32, Arc<str>)| kind::end_leases::Item {
         generation,
         lease_epoch,
-        evidence: evidence.as_ref().to_owned(),
+        evidence: write_text(&evidence),
     };
     kind::EndLeases { items: items.map(item).collect(), actor: Some(write_actor(actor)) }
 }
 
 fn read_ends<T>(
-    items: Vec<kind::end_leases::Item>,
+    items: &[kind::end_leases::Item],
     make: impl Fn(u64, u32, Arc<str>) -> T,
-) -> Vec<T> {
-    items.into_iter().map(|i| make(i.generation, i.lease_epoch, i.evidence.into())).collect()
+) -> Read<Vec<T>> {
+    let item = |item: &kind::end_leases::Item| {
+        Ok(make(item.generation, item.lease_epoch, read_text("evidence", &item.evidence)?))
+    };
+    items.iter().map(item).collect()
 }
 
 fn write_protection(set: &SetProtection) -> kind::SetProtection {
@@ -231,7 +236,7 @@ fn write_protection(set: &SetProtection) -> kind::SetProtection {
         scope: Some(write_scope(&set.scope)),
         change: Some(change),
         actor: Some(write_actor(&set.actor)),
-        evidence: set.evidence.as_ref().to_owned(),
+        evidence: write_text(&set.evidence),
         request_id: write_request_id(set.request_id.as_ref()),
     }
 }
@@ -248,7 +253,7 @@ fn read_protection(set: kind::SetProtection, pool: &mut Pool) -> Read<SetProtect
         scope: read_scope(set.scope, pool)?,
         change,
         actor: read_actor(set.actor, pool)?,
-        evidence: set.evidence.into(),
+        evidence: read_text("evidence", &set.evidence)?,
         request_id: read_request_id(&set.request_id)?,
     })
 }

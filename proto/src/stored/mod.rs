@@ -15,7 +15,7 @@ mod state;
 mod values;
 
 #[cfg(test)]
-mod arbitrary;
+pub(crate) mod arbitrary;
 #[cfg(test)]
 mod tests;
 
@@ -133,7 +133,8 @@ fn open<M: Message + Default>(bytes: &[u8]) -> Result<M, StoredError> {
     if *format != FORMAT {
         return Err(StoredError::Format { found: *format });
     }
-    let message = M::decode(body)?;
+    // Copied once, so that the texts in it need not be copied one by one.
+    let message = M::decode(Bytes::copy_from_slice(body))?;
     // Protobuf skips fields that it does not know. A command of which a part was skipped would be another one.
     let known = message.encoded_len();
     if known != body.len() {

@@ -2,7 +2,7 @@
 
 use super::{
     Pool, StoredError,
-    values::{need, read_name, read_scope, write_name, write_scope},
+    values::{need, read_name, read_scope, read_text, write_name, write_scope, write_text},
     wire::{self, outcome as done, outcome::Result as Wire, rejection as refused, rejection::Kind},
 };
 use rollcall_core::{
@@ -84,7 +84,7 @@ fn read_expired(expired: done::expired::Kind) -> Read<Expired> {
 }
 
 fn write_rejection(rejection: &Rejection) -> wire::Rejection {
-    let text = |text: &Arc<str>| text.as_ref().to_owned();
+    let text = |text: &Arc<str>| write_text(text);
     let kind = match rejection {
         Rejection::Fenced { name, generation, holder } => Kind::Fenced(refused::Fenced {
             name: Some(write_name(name)),
@@ -134,10 +134,10 @@ fn read_rejection(rejection: wire::Rejection) -> Read<Rejection> {
         Kind::Fenced(r) => Rejection::Fenced {
             name: name(r.name)?,
             generation: r.generation,
-            holder: r.holder.into(),
+            holder: read_text("holder", &r.holder)?,
         },
         Kind::Deregistered(r) => {
-            Rejection::Deregistered { name: name(r.name)?, reason: r.reason.into() }
+            Rejection::Deregistered { name: name(r.name)?, reason: read_text("reason", &r.reason)? }
         }
         Kind::RevisionMismatch(r) => Rejection::RevisionMismatch {
             name: name(r.name)?,
@@ -145,19 +145,21 @@ fn read_rejection(rejection: wire::Rejection) -> Read<Rejection> {
             current: r.current,
         },
         Kind::RequestIdReused(r) => {
-            Rejection::RequestIdReused { id: r.id.into(), age_ms: r.age_ms }
+            Rejection::RequestIdReused { id: read_text("id", &r.id)?, age_ms: r.age_ms }
         }
         Kind::InstanceNotFound(r) => Rejection::InstanceNotFound { name: name(Some(r))? },
         Kind::QuotaExceeded(r) => Rejection::QuotaExceeded {
             quota: read_quota(r.quota())?,
             limit: r.limit,
-            at: r.at.into(),
+            at: read_text("at", &r.at)?,
         },
-        Kind::InvalidBatch(problem) => Rejection::InvalidBatch { problem: problem.into() },
+        Kind::InvalidBatch(problem) => {
+            Rejection::InvalidBatch { problem: read_text("problem", &problem)? }
+        }
         Kind::HeldByOperator(r) => Rejection::HeldByOperator {
             name: name(r.name)?,
-            state: r.state.into(),
-            actor: r.actor.into(),
+            state: read_text("state", &r.state)?,
+            actor: read_text("actor", &r.actor)?,
         },
         Kind::NotProtected(scope) => {
             Rejection::NotProtected { scope: read_scope(Some(scope), pool)? }

@@ -1,10 +1,18 @@
-//! Equal names and words are kept once: a hundred thousand instances have few services, tags and metadata keys.
+//! Equal names and words are kept once: a hundred thousand instances have few services, tags and metadata keys, and
+//! the journal names the same instances again.
 //!
-//! Looked up only, never iterated, so the order of its maps reaches nothing.
+//! Found by the xxh3 of the text and compared in full: two texts of one hash are just not shared. Never iterated, so
+//! the order of the maps reaches nothing.
 
-use super::{StoredError, values, wire};
-use rollcall_core::name::{InstanceName, Invalid, Label, ServiceName};
+use super::{
+    StoredError,
+    values::{DEFAULT_NAMESPACE, text},
+    wire,
+};
+use bytes::Bytes;
+use rollcall_core::name::{InstanceId, InstanceName, Label, ServiceName};
 use std::{collections::HashMap, sync::Arc};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Most words and names that are remembered; beyond, equal ones are kept apart.
 const MOST: usize = 1 << 20;
@@ -13,20 +21,17 @@ const WORD: usize = 64;
 /// Below so many bytes there is hardly anything to share.
 const WORTHWHILE: usize = 4096;
 
+type Read<T> = Result<T, StoredError>;
+
 /// What has been read so far, and may be shared.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     limit: usize,
-    size: usize,
-    words: HashMap<Arc<str>, ()>,
-    labels: HashMap<String, Label>,
-    names: HashMap<String, HashMap<String, Known>>,
-}
-
-#[derive(Debug)]
-struct Known {
-    name: ServiceName,
-    instances: HashMap<String, Arc<InstanceName>>,
+    words: HashMap<u64, Arc<str>>,
+    labels: HashMap<u64, Label>,
+    services: HashMap<u64, ServiceName>,
+    instances: HashMap<u64, Arc<InstanceName>>,
+    scratch: Vec<u8>,
 }
 
 impl Pool {
@@ -41,80 +46,92 @@ impl Pool {
         Self { limit, ..Self::default() }
     }
 
-    fn has_room(&mut self) -> bool {
-        let room = self.size < self.limit;
-        self.size += usize::from(room);
-        room
-    }
-
-    pub(super) fn word(&mut self, text: &str) -> Arc<str> {
-        if text.len() > WORD || self.limit == 0 {
-            return text.into();
+    pub(super) fn word(&mut self, field: &'static str, bytes: &Bytes) -> Read<Arc<str>> {
+        if bytes.len() > WORD || self.limit == 0 {
+            return Ok(text(field, bytes)?.into());
         }
-        if let Some((known, ())) = self.words.get_key_value(text) {
-            return known.clone();
-        }
-        let word: Arc<str> = text.into();
-        if self.has_room() {
-            self.words.insert(word.clone(), ());
-        }
-        word
-    }
-
-    pub(super) fn label(&mut self, field: &str, text: &str) -> Result<Label, Invalid> {
-        if let Some(known) = self.labels.get(text) {
+        let hash = xxh3_64(bytes);
+        if let Some(known) = self.words.get(&hash)
+            && known.as_bytes() == bytes
+        {
             return Ok(known.clone());
         }
-        let label = Label::parse(field, text)?;
-        if self.has_room() {
-            self.labels.insert(text.to_owned(), label.clone());
+        let word: Arc<str> = text(field, bytes)?.into();
+        if self.words.len() < self.limit {
+            self.words.insert(hash, word.clone());
+        }
+        Ok(word)
+    }
+
+    pub(super) fn label(&mut self, field: &'static str, bytes: &Bytes) -> Read<Label> {
+        if self.limit == 0 {
+            return Ok(Label::parse(field, text(field, bytes)?)?);
+        }
+        let hash = xxh3_64(bytes);
+        if let Some(known) = self.labels.get(&hash)
+            && known.as_str().as_bytes() == bytes
+        {
+            return Ok(known.clone());
+        }
+        let label = Label::parse(field, text(field, bytes)?)?;
+        if self.labels.len() < self.limit {
+            self.labels.insert(hash, label.clone());
         }
         Ok(label)
     }
 
-    fn known(&mut self, namespace: &str, service: &str) -> Result<&mut Known, StoredError> {
-        // Looked up twice, because a borrow that is returned early would last for the whole function.
-        let there =
-            self.names.get(namespace).is_some_and(|services| services.contains_key(service));
-        if !there {
-            let name = values::service_of(namespace, service)?;
-            let known = Known { name, instances: HashMap::new() };
-            self.size += 1;
-            self.names.entry(namespace.to_owned()).or_default().insert(service.to_owned(), known);
-        }
-        let known = self.names.get_mut(namespace).and_then(|services| services.get_mut(service));
-        Ok(known.expect("it was there or has just been put there"))
+    pub(super) fn service(&mut self, stored: &wire::StoredService) -> Read<ServiceName> {
+        self.service_of(&stored.namespace, &stored.service)
     }
 
-    pub(super) fn service(
-        &mut self,
-        stored: &wire::StoredService,
-    ) -> Result<ServiceName, StoredError> {
-        if self.size >= self.limit {
-            return values::service_of(&stored.namespace, &stored.service);
+    fn service_of(&mut self, namespace: &Bytes, service: &Bytes) -> Read<ServiceName> {
+        let hash = if self.limit == 0 { 0 } else { self.hash(&[namespace, service]) };
+        if let Some(known) = self.services.get(&hash)
+            && is_service(known, namespace, service)
+        {
+            return Ok(known.clone());
         }
-        Ok(self.known(&stored.namespace, &stored.service)?.name.clone())
-    }
-
-    pub(super) fn instance(
-        &mut self,
-        stored: &wire::StoredName,
-    ) -> Result<Arc<InstanceName>, StoredError> {
-        if self.limit == 0 {
-            return Ok(Arc::new(values::name_of(stored)?));
-        }
-        let room = self.has_room();
-        let known = self.known(&stored.namespace, &stored.service)?;
-        if let Some(name) = known.instances.get(&stored.id) {
-            return Ok(name.clone());
-        }
-        let name = Arc::new(InstanceName {
-            service: known.name.clone(),
-            id: rollcall_core::name::InstanceId::parse(&stored.id)?,
-        });
-        if room {
-            known.instances.insert(stored.id.clone(), name.clone());
+        let namespace = text("namespace", namespace)?;
+        let name = ServiceName::parse(namespace, text("service", service)?)?;
+        if self.services.len() < self.limit {
+            self.services.insert(hash, name.clone());
         }
         Ok(name)
     }
+
+    pub(super) fn instance(&mut self, stored: &wire::StoredName) -> Read<Arc<InstanceName>> {
+        let parts = [&stored.namespace, &stored.service, &stored.id];
+        let hash = if self.limit == 0 { 0 } else { self.hash(&parts) };
+        if let Some(known) = self.instances.get(&hash)
+            && known.id.as_str().as_bytes() == stored.id
+            && is_service(&known.service, &stored.namespace, &stored.service)
+        {
+            return Ok(known.clone());
+        }
+        let service = self.service_of(&stored.namespace, &stored.service)?;
+        let id = InstanceId::parse(text("instance_id", &stored.id)?)?;
+        let name = Arc::new(InstanceName { service, id });
+        if self.instances.len() < self.limit {
+            self.instances.insert(hash, name.clone());
+        }
+        Ok(name)
+    }
+
+    fn hash(&mut self, parts: &[&Bytes]) -> u64 {
+        self.scratch.clear();
+        for part in parts {
+            self.scratch.extend_from_slice(part);
+            self.scratch.push(b'/');
+        }
+        xxh3_64(&self.scratch)
+    }
+}
+
+fn is_service(known: &ServiceName, namespace: &Bytes, service: &Bytes) -> bool {
+    let same_namespace = if namespace.is_empty() {
+        known.namespace.as_str() == DEFAULT_NAMESPACE
+    } else {
+        known.namespace.as_str().as_bytes() == namespace
+    };
+    same_namespace && known.service.as_str().as_bytes() == service
 }

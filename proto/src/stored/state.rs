@@ -4,11 +4,13 @@ use super::{
     FORMAT, Pool, StoredError, open, outcome,
     values::{
         need, read_admin, read_event, read_health, read_name, read_policy, read_reason, read_scope,
-        read_service, read_spec, read_u128, write_admin, write_event, write_health, write_name,
-        write_policy, write_reason, write_scope, write_service, write_spec, write_u128,
+        read_service, read_spec, read_text, read_u128, text, write_admin, write_event,
+        write_health, write_name, write_policy, write_reason, write_scope, write_service,
+        write_spec, write_text, write_u128,
     },
     wire::{self, state_part as part, state_part::Part as Wire},
 };
+use bytes::Bytes;
 use prost::encoding::message;
 use rollcall_core::{
     State,
@@ -107,11 +109,11 @@ fn write(part: &Part) -> wire::StatePart {
             admin: Some(write_admin(admin)),
         }),
         Part::Floor { namespace, revision } => Wire::Floor(part::Floor {
-            namespace: namespace.as_ref().map(ToString::to_string).unwrap_or_default(),
+            namespace: namespace.as_ref().map(|name| write_text(name.as_str())).unwrap_or_default(),
             revision: *revision,
         }),
         Part::Request { id, remembered } => Wire::Request(part::Request {
-            id: id.as_str().to_owned(),
+            id: write_text(id.as_str()),
             content: Some(write_u128(remembered.content)),
             at_ms: remembered.at_ms,
             outcome: Some(outcome::write(&remembered.outcome)),
@@ -120,7 +122,7 @@ fn write(part: &Part) -> wire::StatePart {
             scope: Some(write_scope(scope)),
             since_ms: protection.since_ms,
             revision: protection.revision,
-            evidence: protection.evidence.as_ref().to_owned(),
+            evidence: write_text(&protection.evidence),
         }),
         Part::Lease { generation, remaining_ms, released } => Wire::Lease(part::Lease {
             generation: *generation,
@@ -145,7 +147,7 @@ fn write_instance(record: &Record, history: &[u64]) -> part::Instance {
         nonce: Some(write_u128(record.nonce)),
         generation: record.generation,
         lease_state: lease_state.into(),
-        lease_epoch: record.lease.map_or(0, |lease| lease.epoch),
+        lease_epoch: record.lease_epoch,
         health: write_health(record.health),
         reason: write_reason(record.reason),
         admin: record.admin.as_ref().map(|admin| write_admin(admin)),
@@ -205,7 +207,7 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
             revision: floor.revision,
         },
         Wire::Request(request) => Part::Request {
-            id: RequestId::parse(&request.id)?,
+            id: RequestId::parse(text("id", &request.id)?)?,
             remembered: Arc::new(Remembered {
                 content: read_u128("content", request.content)?,
                 at_ms: request.at_ms,
@@ -217,7 +219,7 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
             protection: Arc::new(Protection {
                 since_ms: protection.since_ms,
                 revision: protection.revision,
-                evidence: protection.evidence.into(),
+                evidence: read_text("evidence", &protection.evidence)?,
             }),
         },
         Wire::Lease(lease) => Part::Lease {
@@ -228,8 +230,8 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
     })
 }
 
-fn read_namespace(text: &str, pool: &mut Pool) -> Result<Option<Label>, StoredError> {
-    if text.is_empty() { Ok(None) } else { Ok(Some(pool.label("namespace", text)?)) }
+fn read_namespace(name: &Bytes, pool: &mut Pool) -> Result<Option<Label>, StoredError> {
+    if name.is_empty() { Ok(None) } else { Ok(Some(pool.label("namespace", name)?)) }
 }
 
 fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, StoredError> {
@@ -238,9 +240,6 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
     let lease = |state| Some(Lease { epoch, state });
     let lease = match Kind::try_from(instance.lease_state) {
         Err(_) => return Err(StoredError::Unknown { field: "lease_state" }),
-        Ok(Kind::Unspecified) if epoch != 0 => {
-            return Err(StoredError::value("lease_epoch", epoch));
-        }
         Ok(Kind::Unspecified) => None,
         Ok(Kind::Current) => lease(LeaseState::Current),
         Ok(Kind::Held) => lease(LeaseState::Held),
@@ -252,6 +251,7 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
         nonce: read_u128("nonce", instance.nonce)?,
         generation: instance.generation,
         lease,
+        lease_epoch: epoch,
         health: read_health(instance.health)?,
         reason: read_reason(instance.reason)?,
         admin: match instance.admin {

@@ -22,7 +22,7 @@ fn state_after(commands: &[Stamped]) -> State {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn a_command_comes_back_equal(stamped in arbitrary::stamped()) {
@@ -63,7 +63,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
 
     #[test]
     fn a_state_comes_back_equal_and_goes_on_alike(
@@ -157,7 +157,7 @@ fn an_unknown_enum_value_is_refused() {
                 ..Default::default()
             }),
             state: 99,
-            actor: Some(wire::StoredActor { kind: 1, who: String::new() }),
+            actor: Some(wire::StoredActor { kind: 1, who: Bytes::new() }),
             ..Default::default()
         })),
     };

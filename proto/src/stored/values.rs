@@ -1,6 +1,7 @@
 //! What commands, outcomes and the state have in common.
 
 use super::{Pool, StoredError, wire};
+use bytes::Bytes;
 use rollcall_core::{
     command::RequestId,
     instance::{Endpoint, Locality, Spec, Transport, Ttl},
@@ -14,11 +15,28 @@ use std::{
     time::Duration,
 };
 
+/// Written as nothing, because nearly all names have it.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
 type Read<T> = Result<T, StoredError>;
 
 /// What a field must hold.
 pub(super) fn need<T>(field: &'static str, value: Option<T>) -> Read<T> {
     value.ok_or(StoredError::Unknown { field })
+}
+
+pub(super) fn write_text(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// Text of a field, which is bytes on the wire.
+pub(super) fn text<'a>(field: &'static str, bytes: &'a Bytes) -> Read<&'a str> {
+    std::str::from_utf8(bytes).map_err(|error| StoredError::value(field, error))
+}
+
+/// Text that is hardly ever equal to another.
+pub(super) fn read_text(field: &'static str, bytes: &Bytes) -> Read<Arc<str>> {
+    Ok(text(field, bytes)?.into())
 }
 
 pub(super) fn u16_of(field: &'static str, value: u32) -> Read<u16> {
@@ -51,35 +69,26 @@ pub(super) fn read_span(field: &'static str, value: Option<wire::Span>) -> Read<
 
 // === Names ===
 
-fn write_namespace(namespace: &Label) -> String {
-    if *namespace == Label::default_namespace() {
-        String::new()
-    } else {
-        namespace.as_str().to_owned()
+fn write_namespace(namespace: &Label) -> Bytes {
+    match namespace.as_str() {
+        DEFAULT_NAMESPACE => Bytes::new(),
+        other => write_text(other),
     }
 }
 
 pub(super) fn write_service(name: &ServiceName) -> wire::StoredService {
     wire::StoredService {
         namespace: write_namespace(&name.namespace),
-        service: name.service.as_str().to_owned(),
+        service: write_text(name.service.as_str()),
     }
 }
 
 pub(super) fn write_name(name: &InstanceName) -> wire::StoredName {
     wire::StoredName {
         namespace: write_namespace(&name.service.namespace),
-        service: name.service.service.as_str().to_owned(),
-        id: name.id.as_str().to_owned(),
+        service: write_text(name.service.service.as_str()),
+        id: write_text(name.id.as_str()),
     }
-}
-
-pub(super) fn service_of(namespace: &str, service: &str) -> Read<ServiceName> {
-    Ok(ServiceName::parse(namespace, service)?)
-}
-
-pub(super) fn name_of(name: &wire::StoredName) -> Read<InstanceName> {
-    Ok(InstanceName::parse(&name.namespace, &name.service, &name.id)?)
 }
 
 pub(super) fn read_service(
@@ -98,21 +107,23 @@ pub(super) fn read_name(
     pool.instance(&need(field, name)?)
 }
 
-pub(super) fn write_request_id(id: Option<&RequestId>) -> String {
-    id.map(|id| id.as_str().to_owned()).unwrap_or_default()
+pub(super) fn write_request_id(id: Option<&RequestId>) -> Bytes {
+    id.map(|id| write_text(id.as_str())).unwrap_or_default()
 }
 
-pub(super) fn read_request_id(id: &str) -> Read<Option<RequestId>> {
-    if id.is_empty() { Ok(None) } else { Ok(Some(RequestId::parse(id)?)) }
+pub(super) fn read_request_id(id: &Bytes) -> Read<Option<RequestId>> {
+    if id.is_empty() { Ok(None) } else { Ok(Some(RequestId::parse(text("request_id", id)?)?)) }
 }
 
 // === Spec ===
 
 pub(super) fn write_spec(spec: &Spec) -> wire::StoredSpec {
-    let place = |part: &Option<Label>| part.as_ref().map(ToString::to_string).unwrap_or_default();
+    let place = |part: &Option<Label>| {
+        part.as_ref().map(|part| write_text(part.as_str())).unwrap_or_default()
+    };
     let pair = |(key, value): &(Arc<str>, Arc<str>)| wire::StoredPair {
-        key: key.as_ref().to_owned(),
-        value: value.as_ref().to_owned(),
+        key: write_text(key),
+        value: write_text(value),
     };
     wire::StoredSpec {
         endpoints: spec.endpoints.iter().map(write_endpoint).collect(),
@@ -121,8 +132,8 @@ pub(super) fn write_spec(spec: &Spec) -> wire::StoredSpec {
         sub_zone: place(&spec.locality.sub_zone),
         weight: u32::from(spec.weight),
         priority: u32::from(spec.priority),
-        version: spec.version.as_ref().to_owned(),
-        tags: spec.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
+        version: write_text(&spec.version),
+        tags: spec.tags.iter().map(|tag| write_text(tag)).collect(),
         metadata: spec.metadata.iter().map(pair).collect(),
         ttl_ms: spec.ttl.map_or(0, |ttl| u32::try_from(ttl.millis()).unwrap_or(u32::MAX)),
         evict_after: spec.evict_after.map(write_span),
@@ -131,7 +142,7 @@ pub(super) fn write_spec(spec: &Spec) -> wire::StoredSpec {
 
 pub(super) fn read_spec(spec: Option<wire::StoredSpec>, pool: &mut Pool) -> Read<Spec> {
     let spec = need("spec", spec)?;
-    let mut place = |field, part: &str| -> Read<Option<Label>> {
+    let mut place = |field, part: &Bytes| -> Read<Option<Label>> {
         if part.is_empty() { Ok(None) } else { Ok(Some(pool.label(field, part)?)) }
     };
     let locality = Locality {
@@ -149,13 +160,13 @@ pub(super) fn read_spec(spec: Option<wire::StoredSpec>, pool: &mut Pool) -> Read
         locality,
         weight: u16_of("weight", spec.weight)?,
         priority: u16_of("priority", spec.priority)?,
-        version: pool.word(&spec.version),
-        tags: spec.tags.iter().map(|tag| pool.word(tag)).collect(),
+        version: pool.word("version", &spec.version)?,
+        tags: spec.tags.iter().map(|tag| pool.word("tag", tag)).collect::<Read<_>>()?,
         metadata: spec
             .metadata
             .iter()
-            .map(|pair| (pool.word(&pair.key), pool.word(&pair.value)))
-            .collect(),
+            .map(|pair| Ok((pool.word("key", &pair.key)?, pool.word("value", &pair.value)?)))
+            .collect::<Read<_>>()?,
         ttl,
         evict_after: read_span("evict_after", spec.evict_after)?,
     })
@@ -172,11 +183,11 @@ fn write_endpoint(endpoint: &Endpoint) -> wire::StoredEndpoint {
         Transport::Udp => Wire::Udp,
     };
     wire::StoredEndpoint {
-        name: endpoint.name.as_str().to_owned(),
+        name: write_text(endpoint.name.as_str()),
         ip: Some(ip),
         port: u32::from(endpoint.address.port()),
         transport: transport.into(),
-        app_protocol: endpoint.app_protocol.as_ref().to_owned(),
+        app_protocol: write_text(&endpoint.app_protocol),
     }
 }
 
@@ -195,7 +206,7 @@ fn read_endpoint(endpoint: wire::StoredEndpoint, pool: &mut Pool) -> Read<Endpoi
         name: pool.label("endpoint", &endpoint.name)?,
         address: SocketAddr::new(ip, u16_of("port", endpoint.port)?),
         transport,
-        app_protocol: pool.word(&endpoint.app_protocol),
+        app_protocol: pool.word("app_protocol", &endpoint.app_protocol)?,
     })
 }
 
@@ -230,13 +241,13 @@ pub(super) fn write_actor(actor: &Actor) -> wire::StoredActor {
         Actor::Operator(who) => (Kind::Operator, who),
         Actor::Registry(who) => (Kind::Registry, who),
     };
-    wire::StoredActor { kind: kind.into(), who: who.as_ref().to_owned() }
+    wire::StoredActor { kind: kind.into(), who: write_text(who) }
 }
 
 pub(super) fn read_actor(actor: Option<wire::StoredActor>, pool: &mut Pool) -> Read<Actor> {
     use wire::stored_actor::Kind;
     let actor = need("actor", actor)?;
-    let who = pool.word(&actor.who);
+    let who = pool.word("who", &actor.who)?;
     match actor.kind() {
         Kind::Unspecified => Err(StoredError::Unknown { field: "actor.kind" }),
         Kind::Owner => Ok(Actor::Owner(who)),
@@ -358,7 +369,7 @@ pub(super) fn write_admin(admin: &Admin) -> wire::StoredAdmin {
     wire::StoredAdmin {
         state: write_admin_state(admin.state),
         actor: Some(write_actor(&admin.actor)),
-        reason: admin.reason.as_ref().to_owned(),
+        reason: write_text(&admin.reason),
         until_ms: admin.until,
     }
 }
@@ -367,7 +378,7 @@ pub(super) fn read_admin(admin: wire::StoredAdmin, pool: &mut Pool) -> Read<Admi
     Ok(Admin {
         state: read_admin_state(admin.state)?,
         actor: read_actor(admin.actor, pool)?,
-        reason: pool.word(&admin.reason),
+        reason: pool.word("reason", &admin.reason)?,
         until: admin.until_ms,
     })
 }
@@ -394,7 +405,7 @@ pub(super) fn write_event(event: &Event) -> wire::StoredEvent {
         to: event.to.map(status),
         reason: write_reason(event.reason),
         actor: Some(write_actor(&event.actor)),
-        evidence: event.evidence.as_ref().to_owned(),
+        evidence: write_text(&event.evidence),
     }
 }
 
@@ -419,6 +430,6 @@ pub(super) fn read_event(event: wire::StoredEvent, pool: &mut Pool) -> Read<Even
         to: status(event.to)?,
         reason: read_reason(event.reason)?,
         actor: read_actor(event.actor, pool)?,
-        evidence: event.evidence.into(),
+        evidence: read_text("evidence", &event.evidence)?,
     })
 }

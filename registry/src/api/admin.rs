@@ -1,32 +1,12 @@
 //! AdminService: operators look and act.
 
-use super::{Api, peer_of, read::Mode, registration::done, status};
+use super::{Api, peer_of, read::STALE, registration::done, status};
 use crate::raft::{Role, Standing};
-use rollcall_core::{
-    Command, State,
-    command::{DeleteServicePolicy, ProtectionChange, PutServicePolicy, RequestId, SetProtection},
-    name::ServiceName,
-    record::{Actor, Reason, Scope},
-};
+use rollcall_core::{Command, State, record::Scope};
 use rollcall_proto::{convert, error, v1, v1::admin_service_server as service};
 use std::{pin::Pin, time::Duration};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
-
-fn operator(from: &str) -> Actor {
-    Actor::Operator(from.into())
-}
-
-fn request_id(text: &str) -> Result<Option<RequestId>, Status> {
-    match text {
-        "" => Ok(None),
-        text => RequestId::parse(text).map(Some).map_err(error::of_invalid),
-    }
-}
-
-fn service_of(name: Option<v1::ServiceName>) -> Result<ServiceName, Status> {
-    convert::service_name(name).map_err(error::of_invalid)
-}
 
 impl Api {
     fn members(&self) -> Vec<v1::Member> {
@@ -56,7 +36,6 @@ impl Api {
         let leader = self.replica().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
         let seen = self.view().seen();
         let state = &seen.state;
-        let leases = state.lease_counts();
         let role = match raft.role {
             Role::Leader => v1::MemberRole::Leader,
             Role::Candidate => v1::MemberRole::Candidate,
@@ -82,11 +61,7 @@ impl Api {
             cluster_time: Some(convert::duration(Duration::from_millis(state.cluster_ms()))),
             staleness: self.freshness().staleness.map(convert::duration),
             protections: protections(state),
-            leases: Some(v1::LeaseCounts {
-                current: leases.current,
-                held: leases.held,
-                expired: leases.expired,
-            }),
+            leases: Some(convert::lease_counts(state.lease_counts())),
             server_version: env!("CARGO_PKG_VERSION").into(),
         }
     }
@@ -96,13 +71,7 @@ impl Api {
         request: v1::PutServicePolicyRequest,
         from: &str,
     ) -> Result<v1::PutServicePolicyResponse, Status> {
-        let put = PutServicePolicy {
-            service: service_of(request.service)?,
-            policy: convert::policy(request.policy.unwrap_or_default())
-                .map_err(error::of_invalid)?,
-            actor: operator(from),
-            request_id: request_id(&request.request_id)?,
-        };
+        let put = convert::put_policy(request, from).map_err(error::refused)?;
         let outcome = self.submit(Command::PutServicePolicy(put)).await?;
         done(&outcome)?;
         Ok(v1::PutServicePolicyResponse { revision: outcome.revision })
@@ -113,34 +82,18 @@ impl Api {
         request: v1::DeleteServicePolicyRequest,
         from: &str,
     ) -> Result<v1::DeleteServicePolicyResponse, Status> {
-        let delete = DeleteServicePolicy {
-            service: service_of(request.service)?,
-            actor: operator(from),
-            request_id: request_id(&request.request_id)?,
-        };
+        let delete = convert::delete_policy(request, from).map_err(error::refused)?;
         let outcome = self.submit(Command::DeleteServicePolicy(delete)).await?;
         done(&outcome)?;
         Ok(v1::DeleteServicePolicyResponse { revision: outcome.revision })
     }
 
-    async fn release_protection(
+    async fn release(
         &self,
         request: v1::ReleaseProtectionRequest,
         from: &str,
     ) -> Result<v1::ReleaseProtectionResponse, Status> {
-        let evidence = rollcall_core::name::parse_text(
-            "reason",
-            &request.reason,
-            0,
-            rollcall_core::instance::limit::TEXT_BYTES,
-        );
-        let set = SetProtection {
-            scope: convert::scope(request.scope).map_err(error::of_invalid)?,
-            change: ProtectionChange::Leave(Reason::ProtectionReleased),
-            actor: operator(from),
-            evidence: evidence.map_err(error::of_invalid)?,
-            request_id: request_id(&request.request_id)?,
-        };
+        let set = convert::release_protection(request, from).map_err(error::refused)?;
         let outcome = self.submit(Command::SetProtection(set)).await?;
         done(&outcome)?;
         Ok(v1::ReleaseProtectionResponse { revision: outcome.revision })
@@ -156,14 +109,8 @@ fn protections(state: &State) -> Vec<v1::Protection> {
         });
         u32::try_from(held.count()).unwrap_or(u32::MAX)
     };
-    let protections = state.protections().iter().map(|(scope, protection)| v1::Protection {
-        scope: Some(convert::scope_out(scope)),
-        since_revision: protection.revision,
-        age: Some(convert::duration(Duration::from_millis(
-            state.cluster_ms().saturating_sub(protection.since_ms),
-        ))),
-        evidence: protection.evidence.to_string(),
-        held_count: held_in(scope),
+    let protections = state.protections().iter().map(|(scope, protection)| {
+        convert::protection(scope, protection, state.cluster_ms(), held_in(scope))
     });
     protections.collect()
 }
@@ -181,13 +128,8 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::AddMemberRequest>,
     ) -> Result<Response<v1::AddMemberResponse>, Status> {
-        let request = request.into_inner();
-        let address = request.peer_address.parse().map_err(|_| {
-            let problem = format!("\"{}\" is not ip:port", request.peer_address.escape_debug());
-            error::of_invalid(rollcall_core::name::Invalid::new("peer_address", problem))
-        })?;
-        let replace = (request.replace_node_id != 0).then_some(request.replace_node_id);
-        let invited = self.replica().invite(address, replace, request.learner).await;
+        let add = convert::add_member(&request.into_inner()).map_err(error::refused)?;
+        let invited = self.replica().invite(add.peer, add.replace, add.learner).await;
         let node_id = invited.map_err(|error| status::of_admin(&error))?;
         Ok(Response::new(v1::AddMemberResponse { node_id, members: self.members() }))
     }
@@ -242,13 +184,12 @@ impl service::AdminService for Api {
     ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
         let snapshot = self.replica().trigger_snapshot().await;
         let snapshot = snapshot.map_err(|error| status::of_admin(&error))?;
-        let file = snapshot.file().map_err(|error| status::storage("export", &error))?;
         let host = self.host().clone();
         let stream = futures_util::stream::unfold(Some(0), move |offset: Option<u64>| {
-            let (host, file) = (host.clone(), file.clone());
+            let (host, snapshot) = (host.clone(), snapshot.clone());
             async move {
                 let offset = offset?;
-                let read = host.run_blocking(move || file.read(offset)).await;
+                let read = host.run_blocking(move || snapshot.read(offset)).await;
                 let part = read.unwrap_or_else(|| Err(std::io::Error::other("cancelled")));
                 Some(match part {
                     Ok(data) => {
@@ -269,12 +210,12 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::GetServicePolicyRequest>,
     ) -> Result<Response<v1::GetServicePolicyResponse>, Status> {
-        let service = service_of(request.into_inner().service)?;
-        let read = self.read(Mode::Stale, 0).await?;
+        let service = convert::required_service(request.into_inner().service).map_err(error::refused)?;
+        let read = self.read(STALE).await?;
         let policy = read.seen.state.service(&service).and_then(|s| s.policy.clone());
         Ok(Response::new(v1::GetServicePolicyResponse {
             read_metadata: Some(self.metadata(&read, Some(&service))),
-            policy: policy.map(|policy| convert::policy_out(&policy)),
+            policy: policy.map(|policy| convert::policy(&policy)),
         }))
     }
 
@@ -298,7 +239,7 @@ impl service::AdminService for Api {
         &self,
         _: Request<v1::GetProtectionRequest>,
     ) -> Result<Response<v1::GetProtectionResponse>, Status> {
-        let read = self.read(Mode::Stale, 0).await?;
+        let read = self.read(STALE).await?;
         let state = &read.seen.state;
         Ok(Response::new(v1::GetProtectionResponse {
             read_metadata: Some(self.metadata(&read, None)),
@@ -312,7 +253,7 @@ impl service::AdminService for Api {
         request: Request<v1::ReleaseProtectionRequest>,
     ) -> Result<Response<v1::ReleaseProtectionResponse>, Status> {
         let from = peer_of(&request);
-        let call = Self::release_protection(self, request.into_inner(), &from);
+        let call = self.release(request.into_inner(), &from);
         self.within(call).await.map(Response::new)
     }
 }

@@ -14,15 +14,13 @@ use rollcall_core::{
     command::{Deregister, Deregistration},
     record::Actor,
 };
-use rollcall_proto::v1;
+use rollcall_proto::{convert, error, v1};
 use std::{pin::Pin, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
 /// Messages of one stream being dealt with; beyond, the stream is read later.
 const IN_FLIGHT: usize = 32;
-/// Lease handles in one message.
-pub(super) const HANDLES_MAX: usize = 100_000;
 /// A client that is told to go elsewhere has so long.
 const GO_AWAY: Duration = Duration::from_millis(500);
 
@@ -117,10 +115,7 @@ impl Heartbeats {
     }
 
     fn take(&mut self, message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
-        let count = message.alive_handles.len().max(message.release_handles.len());
-        if count > HANDLES_MAX {
-            return Err(status::too_large("alive_handles", count, HANDLES_MAX));
-        }
+        convert::check_beat(&message).map_err(error::refused)?;
         let sequence = message.sequence;
         let beat = self.api.leases().beat(message.alive_handles);
         let released = message.release_handles;
@@ -146,7 +141,7 @@ async fn at(when: Option<Instant>) {
 }
 
 fn go_away() -> v1::StreamHeartbeatsResponse {
-    let go_away_after = Some(rollcall_proto::convert::duration(GO_AWAY));
+    let go_away_after = Some(convert::duration(GO_AWAY));
     v1::StreamHeartbeatsResponse { go_away_after, ..Default::default() }
 }
 

@@ -1,71 +1,82 @@
 //! JournalService: every event, in order, once, or an explicit COMPACTED.
 
-use super::{Api, Place, read::Mode, status, token::Token};
+use super::{Api, Place, read::STALE, status};
 use rollcall_core::{
     name::ServiceName,
     record::{Event, Subject},
 };
-use rollcall_proto::{convert, error, v1, v1::journal_service_server as service};
+use rollcall_proto::{
+    convert::{self, HistorySubject, TailStart, Token},
+    error, v1,
+    v1::journal_service_server as service,
+};
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-/// Events in one message of a tail, and on one page of a history.
+/// Events in one message of a tail.
 const PAGE_MAX: usize = 1_000;
-const PAGE_DEFAULT: usize = 100;
 /// A tail that has nothing to tell tells how far it is this often, so that its token does not grow old.
 const QUIET: Duration = Duration::from_secs(30);
 
 impl Api {
     async fn history(&self, request: v1::HistoryRequest) -> Result<v1::HistoryResponse, Status> {
-        use v1::history_request::Subject as Asked;
-        let read = self.read(Mode::Stale, request.min_revision).await?;
+        let query = convert::history_query(request).map_err(error::refused)?;
+        let freshness = convert::Freshness { min_revision: query.min_revision, ..STALE };
+        let read = self.read(freshness).await?;
         let state = &read.seen.state;
-        let limit = match request.limit as usize {
-            0 => PAGE_DEFAULT,
-            limit => limit.min(PAGE_MAX),
-        };
-        let before = match request.before_revision {
-            0 => u64::MAX,
-            before => before,
-        };
-        let (service, events): (Option<ServiceName>, Vec<Arc<Event>>) = match request.subject {
-            Some(Asked::Instance(name)) => {
-                let name = convert::instance_name(Some(name)).map_err(error::of_invalid)?;
+        let before = query.before.unwrap_or(u64::MAX);
+        // One more than asked for tells whether there are older ones.
+        let wanted = query.limit + 1;
+        let journal = state.journal().iter();
+        let (service, mut events) = match query.subject {
+            HistorySubject::All => (None, newest(journal, before, wanted, |_| true)),
+            HistorySubject::Service(name) => {
+                let of = |event: &Event| event.subject.service() == Some(&name);
+                let events = newest(journal, before, wanted, of);
+                (Some(name), events)
+            }
+            HistorySubject::Instance(name) => {
                 let kept = state.instance(&name).map(|record| &record.history);
                 let kept = kept.or_else(|| state.tombstone(&name).map(|t| &t.history));
                 let Some(kept) = kept else { return Err(status::instance_not_found(&name)) };
-                let mut events: Vec<_> = kept.events().to_vec();
-                // The journal may reach further back than the eight events that an instance keeps.
-                let first = events.first().map_or(0, |event| event.revision);
-                let older = state.journal().iter().take_while(|event| event.revision < first);
-                let older = older.filter(|event| is_about(event, &name)).cloned();
-                events = older.chain(events).collect();
+                // The eight events that an instance keeps, and older ones as far as the journal reaches back.
+                let first = kept.events().first().map_or(0, |event| event.revision);
+                let mut events = newest(journal, before.min(first), wanted, |e| is_about(e, &name));
+                let newer = kept.events().iter().filter(|event| event.revision < before);
+                events.extend(newer.cloned());
                 (Some(name.service), events)
             }
-            Some(Asked::Service(name)) => {
-                let name = convert::service_name(Some(name)).map_err(error::of_invalid)?;
-                let events = newest(state.journal().iter(), before, limit + 1, |event| {
-                    event.subject.service() == Some(&name)
-                });
-                (Some(name), events)
-            }
-            None => (None, newest(state.journal().iter(), before, limit + 1, |_| true)),
         };
-        let mut events: Vec<_> = events.into_iter().filter(|e| e.revision < before).collect();
-        let surplus = events.len().saturating_sub(limit);
+        let surplus = events.len().saturating_sub(query.limit);
         events.drain(..surplus);
-        let next_before_revision = match events.first() {
-            Some(first) if surplus > 0 => first.revision,
-            _ => 0,
-        };
+        let older = events.first().filter(|_| surplus > 0);
         Ok(v1::HistoryResponse {
             read_metadata: Some(self.metadata(&read, service.as_ref())),
+            next_before_revision: older.map_or(0, |event| event.revision),
             events: events.iter().map(|event| convert::event(event)).collect(),
-            next_before_revision,
             floor_revision: state.journal_floor(),
         })
+    }
+
+    async fn start_tail(&self, request: v1::TailRequest) -> Result<Tail, Status> {
+        let query = convert::tail_query(request).map_err(error::refused)?;
+        if let TailStart::Token(token) = &query.start {
+            self.catch_up(token).await?;
+        }
+        let limit = self.settings().watches;
+        let place = Place::take(&self.0.tails, limit)
+            .ok_or_else(|| status::too_many("limits.watches", limit))?;
+        let revisions = self.view().revisions();
+        let seen = self.view().seen();
+        let (cursor, epoch) = match query.start {
+            TailStart::Now => (seen.state.revision(), seen.state.epoch()),
+            TailStart::After(revision) => (revision, seen.state.epoch()),
+            TailStart::Token(token) => (token.revision, token.epoch),
+        };
+        let (api, service) = (self.clone(), query.service);
+        Ok(Tail { api, cursor, epoch, service, revisions, _place: place })
     }
 }
 
@@ -137,7 +148,7 @@ impl Tail {
     fn message(&self, events: Vec<v1::Event>) -> v1::TailResponse {
         let (cluster_id, epoch) = (self.api.cluster_id(), self.epoch);
         let token = Token { cluster_id, epoch, revision: self.cursor };
-        let resume_token = token.to_bytes().into();
+        let resume_token = token.encode();
         v1::TailResponse { events, revision: self.cursor, resume_token }
     }
 }
@@ -157,28 +168,7 @@ impl service::JournalService for Api {
         &self,
         request: Request<v1::TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        use v1::tail_request::Start;
-        let request = request.into_inner();
-        let service = request.service.map(|name| convert::service_name(Some(name)));
-        let service = service.transpose().map_err(error::of_invalid)?;
-        let resume = match &request.start {
-            Some(Start::ResumeToken(token)) => self.resume(token).await?,
-            Some(Start::AfterRevision(_)) | None => None,
-        };
-        let limit = self.settings().watches;
-        let place = Place::take(&self.0.tails, limit)
-            .ok_or_else(|| status::too_many("limits.watches", limit))?;
-        let revisions = self.view().revisions();
-        let seen = self.view().seen();
-        let (cursor, epoch) = match (request.start, resume) {
-            (_, Some(token)) => (token.revision, token.epoch),
-            (Some(Start::AfterRevision(revision)), None) => (revision, seen.state.epoch()),
-            // From now on.
-            (Some(Start::ResumeToken(_)) | None, None) => {
-                (seen.state.revision(), seen.state.epoch())
-            }
-        };
-        let tail = Tail { api: self.clone(), cursor, epoch, service, revisions, _place: place };
+        let tail = self.start_tail(request.into_inner()).await?;
         let stream = futures_util::stream::unfold(Some(tail), |tail| async move {
             let mut tail = tail?;
             let message = tail.next().await;

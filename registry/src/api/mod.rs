@@ -4,7 +4,7 @@
 //! * `discovery`, `watch`, `answer`, `read`: callers ask
 //! * `journal`, `admin`: operators look and act
 //! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
-//! * `codec`, `token`: replies that are bytes already; places in the history
+//! * `codec`: replies that are bytes already; `serve`: the gRPC server
 
 pub mod admin;
 pub mod answer;
@@ -16,7 +16,6 @@ pub mod read;
 pub mod registration;
 pub mod serve;
 pub mod status;
-pub mod token;
 pub mod watch;
 
 use crate::{host::Host, lease::Leases, raft::Replica, view::View};
@@ -167,9 +166,9 @@ impl Api {
         self.0.draining.cancelled().await;
     }
 
-    /// The cluster; 0 as long as this node belongs to none.
-    pub fn cluster_id(&self) -> u128 {
-        self.0.replica.cluster_id().unwrap_or(0)
+    /// The cluster as text; empty as long as this node belongs to none.
+    pub fn cluster_id(&self) -> String {
+        self.0.replica.cluster_id().map(|id| format!("{id:032x}")).unwrap_or_default()
     }
 
     /// Has a command carried out. Never tried again here: what became of it may be unknown.

@@ -2,44 +2,17 @@
 
 use super::{Api, status};
 use crate::view::Seen;
-use rollcall_core::name::Invalid;
-use rollcall_proto::{convert, v1};
+use rollcall_core::name::ServiceName;
+use rollcall_proto::{
+    convert::{self, Consistency},
+    v1,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::Status;
 
 /// Longest wait for `min_revision`.
 const REVISION_WAIT: Duration = Duration::from_secs(5);
-
-/// How fresh an answer must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// As fresh as it happens to be.
-    Stale,
-    /// At most so far behind.
-    Bounded(Duration),
-    /// Not older than the call.
-    Linearizable,
-}
-
-impl Mode {
-    /// Reads the wire form. Errors name the field.
-    pub fn parse(
-        consistency: i32,
-        max_staleness: Option<prost_types::Duration>,
-    ) -> Result<Self, Invalid> {
-        match v1::Consistency::try_from(consistency) {
-            Ok(v1::Consistency::Unspecified | v1::Consistency::Stale) => Ok(Self::Stale),
-            Ok(v1::Consistency::Linearizable) => Ok(Self::Linearizable),
-            Ok(v1::Consistency::Bounded) => {
-                let missing = "a bound is needed with CONSISTENCY_BOUNDED";
-                let bound = max_staleness.ok_or_else(|| Invalid::new("max_staleness", missing))?;
-                Ok(Self::Bounded(convert::parse_duration("max_staleness", bound)?))
-            }
-            Err(_) => Err(Invalid::new("consistency", format!("{consistency} is not known"))),
-        }
-    }
-}
 
 /// How fresh this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,16 +43,16 @@ impl Api {
         }
     }
 
-    /// A state that is fresh enough for the mode and holds `min_revision`.
+    /// A state that is as fresh as asked.
     ///
     /// # Errors
     /// STALE_REPLICA or NO_LEADER where it cannot be had, REVISION_NOT_REACHED after 5 s.
-    pub async fn read(&self, mode: Mode, min_revision: u64) -> Result<Read, Status> {
+    pub async fn read(&self, asked: convert::Freshness) -> Result<Read, Status> {
         let deadline = self.settings().request_deadline;
         let mut freshness = self.freshness();
-        match mode {
-            Mode::Stale => {}
-            Mode::Bounded(bound) => {
+        match asked.consistency {
+            Consistency::Stale => {}
+            Consistency::Bounded(bound) => {
                 if freshness.staleness.is_none_or(|staleness| staleness > bound) {
                     // One attempt to become fresh; a node that is cut off says so instead of waiting.
                     let _ = self.replica().read_index(deadline).await;
@@ -89,7 +62,7 @@ impl Api {
                     return Err(status::stale_replica(freshness.staleness, bound));
                 }
             }
-            Mode::Linearizable => {
+            Consistency::Linearizable => {
                 self.replica()
                     .read_index(deadline)
                     .await
@@ -97,7 +70,7 @@ impl Api {
                 freshness = Freshness { staleness: Some(Duration::ZERO), leader_known: true };
             }
         }
-        let view = self.view();
+        let (view, min_revision) = (self.view(), asked.min_revision);
         if view.load().state.revision() < min_revision
             && timeout(REVISION_WAIT, view.reached(min_revision)).await.is_err()
         {
@@ -127,3 +100,7 @@ impl Api {
         }
     }
 }
+
+/// Whatever this node has.
+pub(super) const STALE: convert::Freshness =
+    convert::Freshness { consistency: Consistency::Stale, min_revision: 0 };

@@ -1,11 +1,7 @@
 //! RegistrationService: instances speak.
 
 use super::{Api, heartbeat::Heartbeats, peer_of, status};
-use rollcall_core::{
-    Command, Outcome,
-    command::{Done, Registered, Registration},
-    record::Actor,
-};
+use rollcall_core::{Command, Outcome, command::Done};
 use rollcall_proto::{convert, error, v1, v1::registration_service_server as service};
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio_stream::Stream;
@@ -22,12 +18,11 @@ impl Api {
         request: v1::RegisterRequest,
         from: &str,
     ) -> Result<v1::RegisterResponse, Status> {
-        let limits = convert::RegisterContext {
-            actor: Actor::Owner(from.into()),
+        let admission = convert::Admission {
             default_ttl: self.settings().default_ttl,
             address_limit: !self.settings().loopback,
         };
-        let register = convert::register(request, &limits).map_err(error::of_invalid)?;
+        let register = convert::register(request, from, admission).map_err(error::refused)?;
         let items = register.items.clone();
         let outcome = self.submit(Command::Register(register)).await?;
         let Done::Registered(results) = done(&outcome)? else {
@@ -39,9 +34,8 @@ impl Api {
         let _ = tokio::time::timeout(VISIBLE, visible).await;
         let seen = self.view().seen();
         let results = items.iter().zip(results).map(|(item, result)| {
-            let instance = seen.state.instance(&item.name);
-            let instance = instance.filter(|record| record.generation == result.generation);
-            result_out(item, *result, instance.map(|record| convert::instance(record)))
+            let record = seen.state.instance(&item.name);
+            convert::registered(result, &item.spec, record.map(|record| &**record))
         });
         Ok(v1::RegisterResponse { items: results.collect(), revision: outcome.revision })
     }
@@ -51,13 +45,12 @@ impl Api {
         request: v1::DeregisterRequest,
         from: &str,
     ) -> Result<v1::DeregisterResponse, Status> {
-        let deregister = convert::deregister(request, from).map_err(error::of_invalid)?;
+        let deregister = convert::deregister(request, from).map_err(error::refused)?;
         let outcome = self.submit(Command::Deregister(deregister)).await?;
         let Done::Deregistered(removed) = done(&outcome)? else {
             return Err(status::unexpected("deregister", &outcome));
         };
-        let items = removed.iter().map(|removed| v1::DeregistrationResult { removed: *removed });
-        Ok(v1::DeregisterResponse { items: items.collect(), revision: outcome.revision })
+        Ok(convert::deregistered(removed, outcome.revision))
     }
 
     async fn set_admin(
@@ -65,7 +58,7 @@ impl Api {
         request: v1::SetAdminStateRequest,
         from: &str,
     ) -> Result<v1::SetAdminStateResponse, Status> {
-        let set = convert::set_admin_state(request, from).map_err(error::of_invalid)?;
+        let set = convert::set_admin_state(request, from).map_err(error::refused)?;
         let name = set.name.clone();
         let outcome: Arc<Outcome> = self.submit(Command::SetAdminState(set)).await?;
         done(&outcome)?;
@@ -79,24 +72,6 @@ impl Api {
 
 /// A follower waits so long for its own state to show what the leader acknowledged.
 const VISIBLE: Duration = Duration::from_secs(1);
-
-fn result_out(
-    item: &Registration,
-    result: Registered,
-    instance: Option<v1::Instance>,
-) -> v1::RegistrationResult {
-    let ttl = item.spec.ttl;
-    v1::RegistrationResult {
-        generation: result.generation,
-        lease_handle: ttl.map_or(0, |_| result.generation),
-        lease_epoch: result.lease_epoch,
-        revision: result.revision,
-        ttl: ttl.map(|ttl| convert::duration(ttl.duration())),
-        heartbeat_interval: ttl.map(|ttl| convert::duration(ttl.beat_interval())),
-        instance,
-        changed: result.changed,
-    }
-}
 
 #[tonic::async_trait]
 impl service::RegistrationService for Api {

@@ -4,7 +4,7 @@
 use crate::raft::{AdminError, ReadError, SubmitError};
 use rollcall_core::{
     Outcome,
-    name::{InstanceName, Invalid, ServiceName},
+    name::{InstanceName, ServiceName},
 };
 use rollcall_proto::error::{self, Retry, reason};
 use std::time::Duration;
@@ -112,10 +112,9 @@ pub fn behind(wanted: u64, reached: u64) -> Status {
 }
 
 /// A token of another cluster.
-pub fn other_cluster(token: u128, ours: u128) -> Status {
+pub fn other_cluster(token: &str, ours: &str) -> Status {
     let text = format!(
-        "resume_token is of cluster {token:032x}, this is {ours:032x}: check the address, or start \
-         without a token"
+        "resume_token is of cluster {token}, this is {ours}: check the address, or start without a token"
     );
     error::status(Code::FailedPrecondition, reason::OTHER_CLUSTER, text, Retry::Never)
 }
@@ -133,16 +132,6 @@ pub fn compacted(asked: u64, floor: u64) -> Status {
 pub fn too_many(setting: &str, limit: usize) -> Status {
     let text = format!("{setting}: {limit} are open on this node; ask another node, or raise it");
     error::status(Code::ResourceExhausted, reason::OVERLOADED, text, Retry::After(PAUSE * 5))
-}
-
-/// A field that holds too many.
-pub fn too_large(field: &str, count: usize, limit: usize) -> Status {
-    error::of_invalid(Invalid::new(field, format!("{count} given, at most {limit} are allowed")))
-}
-
-/// A field that holds too few or too many.
-pub fn out_of_range(field: &str, count: usize, min: usize, max: usize) -> Status {
-    error::of_invalid(Invalid::new(field, format!("{count} given, {min} to {max} are allowed")))
 }
 
 /// An answer that does not fit into one message.

@@ -34,7 +34,7 @@ impl Leases {
     ) -> impl Future<Output = Result<BeatAnswer, NotAcknowledged>> + Send + 'static {
         let leases = self.clone();
         let arrived = self.0.table.now();
-        let here = self.reign() != 0;
+        let here = self.leads();
         // Renewed before anything is awaited: load elsewhere cannot make a punctual beat late.
         let renewal = here.then(|| leases.renew(&handles, arrived));
         async move {
@@ -98,7 +98,7 @@ impl Leases {
     ) -> impl Future<Output = Result<BeatAnswer, NotAcknowledged>> + Send + 'static {
         let leases = self.clone();
         let arrived = self.0.table.now();
-        let renewal = (self.reign() != 0).then(|| leases.renew(&handles, arrived));
+        let renewal = self.leads().then(|| leases.renew(&handles, arrived));
         async move {
             match renewal {
                 Some(renewal) => leases.settle(renewal, arrived).await,

@@ -152,11 +152,13 @@ impl Leases {
     /// Whether this node leads, has loaded the leases, and heard from a quorum within the leader lease. Asked when an
     /// acknowledgement is sent: a leader that was cut off meanwhile promises nothing.
     pub fn may_acknowledge(&self) -> bool {
-        let term = self.reign();
         let contact = self.0.replica.quorum_contact_age();
-        term != 0
-            && self.0.table.is_active(term)
-            && contact.is_some_and(|age| age < self.0.replica.leader_lease())
+        self.leads() && contact.is_some_and(|age| age < self.0.replica.leader_lease())
+    }
+
+    /// Whether this node leads and has loaded every lease.
+    fn leads(&self) -> bool {
+        self.0.table.is_active(self.reign())
     }
 
     /// The term in which this node leads and has applied an entry of its own; 0 = none.

@@ -123,6 +123,8 @@ pub struct LeaseTable {
     clock: Arc<dyn Clock>,
     entries: DashMap<u64, Entry, BuildHasherDefault<HandleHasher>>,
     book: Mutex<Book>,
+    /// Term for which every lease is loaded; 0 = none. Set last, so that no beat meets a table that is half full.
+    active: AtomicU64,
     /// Pauses of this process that are added to every deadline, ms: lease time is monotonic time less this.
     paused: AtomicU64,
 }
@@ -134,6 +136,7 @@ impl LeaseTable {
             clock,
             entries: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             book: Mutex::default(),
+            active: AtomicU64::new(0),
             paused: AtomicU64::new(0),
         }
     }
@@ -170,11 +173,12 @@ impl LeaseTable {
 
     /// Whether this node leads in this term and the table speaks for the cluster.
     pub fn is_active(&self, term: u64) -> bool {
-        self.book().term == term && term != 0
+        term != 0 && self.active.load(Ordering::Acquire) == term
     }
 
     /// Forgets everything: this node does not lead.
     pub fn deactivate(&self) {
+        self.active.store(0, Ordering::Release);
         *self.book() = Book::default();
         self.entries.clear();
     }
@@ -182,6 +186,7 @@ impl LeaseTable {
     /// Begins a reign: every running lease gets what a new leader grants, counted from now. `load` reads the state
     /// under the lock, so that nothing published meanwhile is missed.
     pub fn activate(&self, term: u64, load: impl FnOnce() -> State) {
+        self.active.store(0, Ordering::Release);
         let mut book = self.book();
         self.entries.clear();
         *book = Book { term, ..Book::default() };
@@ -192,6 +197,7 @@ impl LeaseTable {
             let remaining = state.checkpoint(generation);
             self.load_record(&mut book, &state, record, now, remaining);
         }
+        self.active.store(term, Ordering::Release);
     }
 
     fn load_record(
@@ -375,4 +381,238 @@ pub fn evict_after(state: &State, record: &Record) -> Duration {
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollcall_core::{
+        Command, Stamped,
+        command::{ExpireLeases, Expiry, LeaseCheckpoint, Register, Registration, SetAdminState},
+        instance::{Endpoint, Transport},
+        name::{InstanceName, Label},
+        record::Actor,
+    };
+    use std::sync::atomic::AtomicU64;
+
+    /// A clock that stands still until it is told otherwise.
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    struct Rig {
+        clock: Arc<Hand>,
+        table: LeaseTable,
+        state: State,
+    }
+
+    impl Rig {
+        /// A leader with an empty catalogue.
+        fn new() -> Self {
+            let clock = Arc::new(Hand::default());
+            let table = LeaseTable::new(clock.clone());
+            let state = State::new(1_000);
+            table.activate(1, || state.clone());
+            Self { clock, table, state }
+        }
+
+        fn pass(&self, ms: u64) {
+            self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        }
+
+        fn apply(&mut self, command: Command) {
+            let stamped = Stamped { wall_ms: 0, advance_ms: 0, command };
+            let applied = self.state.apply(&stamped);
+            assert!(applied.outcome.result.is_ok(), "{:?}", applied.outcome);
+            self.table.follow(&self.state, &applied.events);
+        }
+
+        /// Registers with a lease of 3 s; returns the handle.
+        fn register(&mut self, id: &str, nonce: u128) -> u64 {
+            let endpoint = Endpoint {
+                name: Label::parse("name", "http").unwrap(),
+                address: "127.0.0.1:80".parse().unwrap(),
+                transport: Transport::Tcp,
+                app_protocol: "".into(),
+            };
+            let mut spec = Spec::new(vec![endpoint]).unwrap();
+            spec.ttl = Some(Ttl::parse(Duration::from_secs(3)).unwrap());
+            let name = InstanceName::parse("", "web", id).unwrap();
+            let item = Registration {
+                name: name.clone(),
+                spec: Arc::new(spec),
+                nonce,
+                held_generation: 0,
+                expected_revision: None,
+            };
+            self.apply(Command::Register(Register {
+                items: vec![item],
+                actor: Actor::Owner("".into()),
+                request_id: None,
+                address_limit: true,
+            }));
+            self.state.instance(&name).unwrap().generation
+        }
+
+        fn beat(&self, handle: u64) -> Renewal {
+            let fence = |handle| Fence::of(&self.state, handle);
+            self.table.renew(&[handle], self.table.now(), fence)
+        }
+
+        fn overdue(&self) -> Vec<Overdue> {
+            let (decided, decision) = watch::channel(());
+            drop(decided);
+            self.table.take_overdue(100, &decision)
+        }
+    }
+
+    fn is_acknowledged(renewal: &Renewal) -> bool {
+        renewal.reregister.is_empty()
+            && renewal.fenced.is_empty()
+            && renewal.clear.is_empty()
+            && renewal.undecided.is_empty()
+    }
+
+    #[test]
+    fn a_lease_is_never_over_before_its_ttl_since_the_last_beat() {
+        let mut rig = Rig::new();
+        let handle = rig.register("a", 1);
+        rig.pass(2_999);
+        assert!(is_acknowledged(&rig.beat(handle)));
+        rig.pass(3_000);
+        assert_eq!(rig.overdue(), []);
+        rig.pass(1);
+        let overdue = rig.overdue();
+        assert_eq!(overdue.len(), 1);
+        assert_eq!(overdue[0].silent, Duration::from_millis(3_001));
+    }
+
+    #[test]
+    fn a_beat_while_an_expiry_is_undecided_waits_for_it() {
+        let mut rig = Rig::new();
+        let handle = rig.register("a", 1);
+        rig.pass(3_001);
+        assert_eq!(rig.overdue().len(), 1);
+        assert_eq!(rig.beat(handle).undecided.len(), 1);
+        rig.table.undecide(handle, Duration::ZERO);
+        assert!(is_acknowledged(&rig.beat(handle)));
+    }
+
+    #[test]
+    fn an_expired_lease_is_told_to_register_again() {
+        let mut rig = Rig::new();
+        let handle = rig.register("a", 1);
+        rig.pass(3_001);
+        let overdue = rig.overdue();
+        let item = Expiry {
+            generation: handle,
+            lease_epoch: overdue[0].lease_epoch,
+            evidence: "".into(),
+        };
+        let actor = Actor::Registry("".into());
+        rig.apply(Command::ExpireLeases(ExpireLeases { items: vec![item], actor }));
+        assert_eq!(rig.beat(handle).reregister, [handle]);
+        assert!(rig.table.is_empty());
+    }
+
+    #[test]
+    fn the_beat_of_an_owner_that_was_taken_over_is_fenced() {
+        let mut rig = Rig::new();
+        let old = rig.register("a", 1);
+        let new = rig.register("a", 2);
+        assert_eq!(rig.beat(old).fenced, [(old, Fence::Superseded)]);
+        assert!(is_acknowledged(&rig.beat(new)));
+        assert_eq!(rig.table.len(), 1);
+    }
+
+    #[test]
+    fn a_pause_of_the_process_prolongs_every_lease() {
+        let mut rig = Rig::new();
+        rig.register("a", 1);
+        rig.pass(5_000);
+        rig.table.add_pause(Duration::from_secs(5));
+        assert_eq!(rig.overdue(), []);
+        rig.pass(3_001);
+        assert_eq!(rig.overdue().len(), 1);
+    }
+
+    #[test]
+    fn a_beat_after_a_checkpoint_needs_a_committed_clear() {
+        let mut rig = Rig::new();
+        let handle = rig.register("a", 1);
+        assert_eq!(rig.table.checkpoint(), []);
+        rig.pass(1_500);
+        assert_eq!(rig.table.checkpoint(), [(handle, 1, Duration::from_millis(1_501))]);
+        assert_eq!(rig.beat(handle).clear, [handle]);
+        let marks = rig.table.marks(&[handle]);
+        rig.table.cleared(&marks);
+        assert!(is_acknowledged(&rig.beat(handle)));
+    }
+
+    #[test]
+    fn a_clear_that_a_later_checkpoint_overtook_clears_nothing() {
+        let mut rig = Rig::new();
+        let handle = rig.register("a", 1);
+        rig.pass(1_500);
+        rig.table.checkpoint();
+        let marks = rig.table.marks(&[handle]);
+        rig.pass(2_000);
+        rig.table.checkpoint();
+        rig.table.cleared(&marks);
+        assert_eq!(rig.beat(handle).clear, [handle]);
+    }
+
+    #[test]
+    fn a_new_leader_gives_a_silent_lease_less_than_a_beating_one() {
+        let mut rig = Rig::new();
+        let silent = rig.register("a", 1);
+        rig.register("b", 2);
+        rig.apply(Command::CheckpointLeases(vec![LeaseCheckpoint {
+            generation: silent,
+            lease_epoch: 1,
+            remaining_ms: Some(100),
+        }]));
+        rig.table.deactivate();
+        assert!(!rig.table.is_active(1));
+        let state = rig.state.clone();
+        rig.table.activate(2, || state);
+        rig.pass(2_001);
+        let overdue = rig.overdue();
+        assert_eq!(overdue.iter().map(|o| o.generation).collect::<Vec<_>>(), [silent]);
+        rig.pass(1_000);
+        assert_eq!(rig.overdue().len(), 1);
+    }
+
+    #[test]
+    fn the_end_of_maintenance_grants_a_whole_lease() {
+        let mut rig = Rig::new();
+        rig.register("a", 1);
+        let set = |state| {
+            Command::SetAdminState(SetAdminState {
+                name: InstanceName::parse("", "web", "a").unwrap(),
+                generation: 0,
+                state,
+                actor: Actor::Operator("".into()),
+                reason: "".into(),
+                expire_after: None,
+                request_id: None,
+                expected_revision: None,
+            })
+        };
+        rig.apply(set(AdminState::Maintenance));
+        rig.pass(10_000);
+        rig.apply(set(AdminState::Enabled));
+        rig.pass(2_999);
+        assert_eq!(rig.overdue(), []);
+        rig.pass(2);
+        assert_eq!(rig.overdue().len(), 1);
+    }
 }

@@ -68,10 +68,11 @@ impl PeerGuard {
         self.counted(self.sender(metadata, false))
     }
 
-    /// The sender of a request that a new node may make, before it knows the cluster and our id.
+    /// The sender of a request that a new node may make or get, while it knows neither cluster nor target.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION where cluster or target are named and not ours, or the sender is missing.
+    /// FAILED_PRECONDITION where both sides have a cluster and not the same, where another target is named,
+    /// or the sender is missing.
     pub fn check_newcomer(&self, metadata: &MetadataMap) -> Result<u64, Status> {
         self.counted(self.sender(metadata, true))
     }
@@ -103,7 +104,7 @@ impl PeerGuard {
         }
         match (id_of(metadata, CLUSTER_ID)?, self.cluster_id()) {
             (Some(theirs), Some(ours)) if theirs == ours => {}
-            (None, _) if newcomer => {}
+            (None, _) | (_, None) if newcomer => {}
             (theirs, ours) => {
                 let show = |id: Option<u128>| match id {
                     Some(id) => format!("{id:032x}"),
@@ -199,6 +200,13 @@ mod tests {
             assert_eq!(ours.refused(), count);
         }
         assert!(ours.check(&MetadataMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_node_without_a_cluster_may_be_invited_but_not_made_a_follower() {
+        let (new, member) = (PeerGuard::new(1, None), PeerGuard::new(2, Some(7)));
+        assert_eq!(new.check_newcomer(&stamped(&member, Some(1))).unwrap(), 2);
+        assert!(new.check(&stamped(&member, Some(1))).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::errors::{InitializeError, RaftError};
@@ -18,6 +18,8 @@ use super::wire;
 /// The first pause between two attempts; each one is twice as long, up to [`PAUSE_MAX`], with jitter.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// An invited node that is no member after this is not waited for any longer.
+const INVITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to join.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +80,62 @@ pub(crate) async fn join(
         }
         sleep(shared, pause).await?;
     }
+}
+
+/// Follows an invitation. A later one takes the place of an earlier one that has not led anywhere.
+pub(crate) fn accept(shared: &Arc<Shared>, options: JoinOptions) {
+    let guest = Arc::clone(shared);
+    let joining = shared.tasks.spawn(async move {
+        if let Err(error) = join(&guest, options).await {
+            tracing::warn!(%error, "follow an invitation");
+        }
+    });
+    let mut invited = shared.invited.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(earlier) = invited.replace(joining.abort_handle()) {
+        earlier.abort();
+    }
+}
+
+/// Has the node at a peer address join the cluster of this one; returns its id when it is a member.
+pub(crate) async fn invite(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    replace: Option<u64>,
+    learner: bool,
+) -> Result<u64, AdminError> {
+    let refused = |text: String| AdminError::Refused(text);
+    if shared.guard.cluster_id().is_none() {
+        return Err(refused("this node belongs to no cluster yet".to_owned()));
+    }
+    let mut seeds = vec![shared.announced.peer.to_string()];
+    seeds.extend(shared.peers.other_addresses().iter().map(ToString::to_string));
+    let replace_node_id = replace.unwrap_or_default();
+    let request = pb::InviteRequest { seeds, learner, replace_node_id };
+    let mut client = shared.peers.client(None, address, Lane::Control);
+    let deadline = shared.settings.rpc_timeout;
+    let answer = call("invite", deadline, request, |r| client.invite(r)).await;
+    let id = match answer {
+        Ok(answer) => answer.node_id,
+        Err(status) => {
+            return Err(refused(format!("invite the node at {address}: {}", status.message())));
+        }
+    };
+    let is_in = || {
+        let metrics = shared.metrics();
+        let membership = metrics.membership_config.membership();
+        let voter = membership.voter_ids().any(|voter| voter == id);
+        voter || (learner && membership.get_node(&id).is_some())
+    };
+    let waiting = async {
+        while !is_in() {
+            sleep(shared, PAUSE_MIN).await?;
+        }
+        Ok(id)
+    };
+    tokio::time::timeout(INVITE_TIMEOUT, waiting).await.unwrap_or_else(|_| {
+        let text = format!("node {id:016x} at {address} has not joined in {INVITE_TIMEOUT:?}");
+        Err(AdminError::Unknown(format!("{text}; its log tells why")))
+    })
 }
 
 async fn sleep(shared: &Shared, pause: Duration) -> Result<(), AdminError> {

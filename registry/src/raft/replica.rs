@@ -144,6 +144,7 @@ impl Replica {
             reads,
             in_flight,
             changing: tokio::sync::Mutex::default(),
+            invited: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             fatal,
@@ -306,6 +307,21 @@ impl Replica {
         use pb::administer_request::Action;
         let to_node_id = to.unwrap_or_default();
         self.administer(Action::HandOver(pb::HandOver { to_node_id })).await
+    }
+
+    /// Has the node that listens for peers at `address`, and belongs to no cluster yet, join this one: in the
+    /// place of a member that has lost its disk, or as one more; returns its id when it is a member. Any node
+    /// takes the wish.
+    ///
+    /// # Errors
+    /// See [`AdminError`]; [`AdminError::Unknown`] where it has not joined within 10 s.
+    pub async fn invite(
+        &self,
+        address: SocketAddr,
+        replace: Option<u64>,
+        learner: bool,
+    ) -> Result<u64, AdminError> {
+        join::invite(&self.shared, address, replace, learner).await
     }
 
     /// Takes a node in as a learner. (A node that joins does this by itself.)

@@ -10,11 +10,15 @@ use rollcall_proto::internal::v1::peer_service_server::PeerService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::errors::AdminError;
+use super::join::{self, JoinOptions};
 use super::membership::{Applicant, Standing};
 use super::peers::{Lane, call};
 use super::shared::Shared;
 use super::transfer::receive_snapshot;
 use super::wire::{self, TransferRequest};
+
+/// More addresses in an invitation are not looked at.
+const SEEDS_MAX: usize = 16;
 
 /// The peer service of one node.
 #[derive(Clone)]
@@ -142,6 +146,23 @@ impl PeerService for PeerServer {
             return Err(wire::malformed("the joining node is not the sender"));
         }
         self.0.join_for_peer(message).await.map(Response::new)
+    }
+
+    async fn invite(
+        &self,
+        request: Request<pb::InviteRequest>,
+    ) -> Result<Response<pb::InviteResponse>, Status> {
+        let sender = self.0.guard.check_newcomer(request.metadata())?;
+        let message = request.into_inner();
+        let seeds = message.seeds.iter().take(SEEDS_MAX).map(|seed| seed.parse());
+        let options = JoinOptions {
+            seeds: seeds.collect::<Result<_, _>>().map_err(|_| wire::malformed("seeds"))?,
+            learner: message.learner,
+            replace: Some(message.replace_node_id).filter(|id| *id != 0),
+        };
+        tracing::info!(by = format!("{sender:016x}"), ?options, "invited to join a cluster");
+        join::accept(&self.0, options);
+        Ok(Response::new(pb::InviteResponse { node_id: self.0.node_id() }))
     }
 
     async fn administer(

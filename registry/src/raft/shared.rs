@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant, Raft};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: Semaphore,
     /// Held while the membership is changed: one change at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The join that an invitation has begun.
+    pub(crate) invited: Mutex<Option<AbortHandle>>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) fatal: Fatal,

@@ -61,11 +61,7 @@ impl Shared {
         }
         let (responder, answer) = ProgressResponder::complete_only();
         // Under another leadership of this node the stamp would be wrong.
-        let proposal = self
-            .raft
-            .write(Proposal(bytes))
-            .with_leader(leader_id)
-            .responder(responder);
+        let proposal = self.raft.write(Proposal(bytes)).with_leader(leader_id).responder(responder);
         let result = tokio::time::timeout(timeout, async {
             proposal.await.map_err(|_| SubmitError::Stopped)?;
             answer.await.map_err(|_| unknown("this node stopped"))

@@ -8,7 +8,7 @@ use super::{
     hub::{Subscription, Target},
 };
 use crate::{
-    api::{Api, codec::Encoded, status, token::Token},
+    api::{Api, codec::Encoded, status},
     view::Seen,
 };
 use bytes::Bytes;
@@ -19,7 +19,10 @@ use rollcall_core::{
     query::Filter,
     record::{Event, Scope, Subject},
 };
-use rollcall_proto::{convert, v1};
+use rollcall_proto::{
+    convert::{self, Token},
+    v1,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -27,10 +30,6 @@ use std::{
 };
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
-
-/// Pace of bookmarks that a caller may ask for.
-const BOOKMARK_MIN: Duration = Duration::from_secs(1);
-const BOOKMARK_MAX: Duration = Duration::from_secs(30);
 
 /// What is sent of a service in this round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +68,9 @@ impl Watcher {
         api: Api,
         subscription: Subscription,
         filter: Filter,
-        bookmark_every: Option<Duration>,
+        bookmark_every: Duration,
         resume: Option<Token>,
     ) -> Self {
-        let bookmark_every =
-            bookmark_every.unwrap_or(BOOKMARK_MAX).clamp(BOOKMARK_MIN, BOOKMARK_MAX);
         let mut watcher = Self {
             messenger: api.messenger().clone(),
             api,
@@ -237,7 +234,7 @@ impl Watcher {
         let message = v1::WatchResponse {
             revision,
             service: None,
-            resume_token: token.to_bytes().into(),
+            resume_token: token.encode(),
             event: Some(v1::watch_response::Event::Bookmark(bookmark)),
         };
         Encoded { own: message.encode_to_vec().into(), shared: Bytes::new() }

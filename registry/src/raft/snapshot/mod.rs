@@ -91,6 +91,18 @@ impl SnapshotHandle {
         &self.0.info
     }
 
+    /// Raw bytes of the file from `offset`, at most 1 MiB, for export; empty at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, offset: u64) -> std::io::Result<Vec<u8>> {
+        let left = self.0.info.file_bytes.saturating_sub(offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES_MAX);
+        let mut bytes = vec![0; length];
+        self.0.file.read_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Its parts from the beginning.
     pub fn parts(&self) -> SnapshotParts {
         let stored = &self.0;
