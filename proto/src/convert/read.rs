@@ -5,11 +5,10 @@ use super::{
     problems::{Problems, Refused},
     spec::{read_locality, read_metadata, read_name, read_service, read_tags},
 };
-use crate::{internal::v1::ResumeToken, v1};
-use prost::Message as _;
+use crate::v1;
 use rollcall_core::{
     instance::Locality,
-    name::{InstanceName, Invalid, Label, ServiceName, parse_namespace},
+    name::{InstanceName, Label, ServiceName, parse_namespace},
     query::{Filter, HealthFilter},
     record::{AdminState, HealthStatus, Reason},
 };
@@ -19,8 +18,6 @@ use std::{collections::BTreeSet, time::Duration};
 const STALENESS_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of the pace of bookmarks; the longer one is the default.
 const BOOKMARK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Longest resume token in bytes.
-const TOKEN_BYTES: usize = 128;
 
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +108,8 @@ pub struct WatchQuery {
     pub target: WatchTarget,
     /// Which instances.
     pub filter: Filter,
-    /// Where it resumes; `None` = from the beginning.
-    pub resume: Option<Token>,
+    /// Where it resumes: opaque here; empty = from the beginning.
+    pub resume_token: Vec<u8>,
     /// Pace of bookmarks, 1-30 s.
     pub bookmark_interval: Duration,
 }
@@ -146,8 +143,8 @@ pub struct HistoryQuery {
 pub enum TailStart {
     /// With the next event.
     Now,
-    /// Where another one ended.
-    Token(Token),
+    /// Where another one ended: opaque here.
+    Token(Vec<u8>),
     /// After this revision.
     After(u64),
 }
@@ -161,36 +158,6 @@ pub struct TailQuery {
     pub service: Option<ServiceName>,
 }
 
-/// Where a watch or a tail goes on, on any node of the same cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// Which cluster; a token of another one is good for nothing.
-    pub cluster_id: String,
-    /// Which epoch of it; likewise.
-    pub epoch: u32,
-    /// Everything up to this revision has been seen.
-    pub revision: u64,
-}
-
-impl Token {
-    /// The token as opaque bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let Self { cluster_id, epoch, revision } = self.clone();
-        ResumeToken { cluster_id, epoch, revision }.encode_to_vec()
-    }
-
-    /// Reads a token. Errors name the field `resume_token`.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
-        let refuse = || Invalid::new("resume_token", "is not a token that a registry has given");
-        if bytes.is_empty() || bytes.len() > TOKEN_BYTES {
-            return Err(refuse());
-        }
-        let token = ResumeToken::decode(bytes).map_err(|_| refuse())?;
-        let ResumeToken { cluster_id, epoch, revision } = token;
-        Ok(Self { cluster_id, epoch, revision })
-    }
-}
-
 /// A lookup of one service.
 pub fn resolve_query(request: v1::ResolveRequest) -> Result<ResolveQuery, Refused> {
     let mut problems = Problems::default();
@@ -202,7 +169,7 @@ pub fn resolve_query(request: v1::ResolveRequest) -> Result<ResolveQuery, Refuse
         request.min_revision,
         &mut problems,
     );
-    let locality = read_place(request.client_locality, &mut problems);
+    let locality = read_place("client_locality", request.client_locality, &mut problems);
     let query = (|| {
         Some(ResolveQuery {
             service: service?,
@@ -224,7 +191,7 @@ pub fn batch_query(request: v1::BatchResolveRequest) -> Result<BatchQuery, Refus
         request.min_revision,
         &mut problems,
     );
-    let locality = read_place(request.client_locality, &mut problems);
+    let locality = read_place("client_locality", request.client_locality, &mut problems);
     let queries = problems.count("queries", request.queries.len(), 1, MANY).and_then(|()| {
         problems.each("queries", request.queries, |problems, query| {
             let service = read_service("service", query.service, problems);
@@ -296,10 +263,6 @@ pub fn watch_query(request: v1::WatchRequest) -> Result<WatchQuery, Refused> {
     let target = problems.need("target", request.target);
     let target = target.and_then(|target| read_target(target, &mut problems));
     let filter = read_filter(request.filter, &mut problems);
-    let resume = match &request.resume_token[..] {
-        [] => Some(None),
-        token => problems.take(Token::decode(token)).map(Some),
-    };
     let interval = problems.duration("bookmark_interval", request.bookmark_interval);
     let interval = interval.map(|interval| interval.unwrap_or(BOOKMARK.1));
     if let Some(pace) = interval
@@ -311,7 +274,7 @@ pub fn watch_query(request: v1::WatchRequest) -> Result<WatchQuery, Refused> {
         Some(WatchQuery {
             target: target?,
             filter: filter?,
-            resume: resume?,
+            resume_token: request.resume_token,
             bookmark_interval: interval?,
         })
     })();
@@ -373,17 +336,15 @@ pub fn tail_query(request: v1::TailRequest) -> Result<TailQuery, Refused> {
     use v1::tail_request::Start;
     let mut problems = Problems::default();
     let start = match request.start {
-        None => Some(TailStart::Now),
-        Some(Start::ResumeToken(token)) => {
-            problems.take(Token::decode(&token)).map(TailStart::Token)
-        }
-        Some(Start::AfterRevision(revision)) => Some(TailStart::After(revision)),
+        None => TailStart::Now,
+        Some(Start::ResumeToken(token)) => TailStart::Token(token),
+        Some(Start::AfterRevision(revision)) => TailStart::After(revision),
     };
     let service = match request.service {
         None => Some(None),
         name => read_service("service", name, &mut problems).map(Some),
     };
-    let query = (|| Some(TailQuery { start: start?, service: service? }))();
+    let query = (|| Some(TailQuery { start, service: service? }))();
     problems.finish(query)
 }
 
@@ -395,12 +356,19 @@ fn read_limit(field: &str, limit: u32, problems: &mut Problems) -> Option<usize>
 }
 
 #[expect(clippy::option_option, reason = "the outer one tells of a refusal")]
-fn read_place(place: Option<v1::Locality>, problems: &mut Problems) -> Option<Option<Locality>> {
+pub(super) fn read_place(
+    field: &str,
+    place: Option<v1::Locality>,
+    problems: &mut Problems,
+) -> Option<Option<Locality>> {
     let Some(place) = place else { return Some(None) };
-    problems.within(|| "client_locality".into(), |p| read_locality(&place, p)).map(Some)
+    problems.within(|| field.to_owned(), |p| read_locality(&place, p)).map(Some)
 }
 
-fn read_filter(filter: Option<v1::ResolveFilter>, problems: &mut Problems) -> Option<Filter> {
+pub(super) fn read_filter(
+    filter: Option<v1::ResolveFilter>,
+    problems: &mut Problems,
+) -> Option<Filter> {
     let Some(filter) = filter else { return Some(Filter::default()) };
     problems.within(
         || "filter".into(),
