@@ -50,7 +50,7 @@ pub fn instance(record: &Record) -> v1::Instance {
 /// A spec; also what a client sends.
 pub fn instance_spec(spec: &Spec) -> v1::InstanceSpec {
     let text = |text: &Arc<str>| text.as_ref().to_owned();
-    let place = (spec.locality != Locality::default()).then(|| locality_out(&spec.locality));
+    let place = (spec.locality != Locality::default()).then(|| locality(&spec.locality));
     v1::InstanceSpec {
         endpoints: spec.endpoints.iter().map(endpoint).collect(),
         locality: place,
@@ -81,7 +81,7 @@ fn endpoint(endpoint: &Endpoint) -> v1::Endpoint {
 }
 
 /// A place; also what a client sends.
-pub fn locality_out(place: &Locality) -> v1::Locality {
+pub fn locality(place: &Locality) -> v1::Locality {
     let part = |part: &Option<_>| part.as_ref().map(ToString::to_string).unwrap_or_default();
     v1::Locality {
         region: part(&place.region),
@@ -91,12 +91,12 @@ pub fn locality_out(place: &Locality) -> v1::Locality {
 }
 
 /// Name of a service, its namespace written out.
-pub fn service_name_out(name: &ServiceName) -> v1::ServiceName {
+pub fn service_name(name: &ServiceName) -> v1::ServiceName {
     v1::ServiceName { namespace: name.namespace.to_string(), service: name.service.to_string() }
 }
 
 /// Name of an instance, its namespace written out.
-pub fn instance_name_out(name: &InstanceName) -> v1::InstanceName {
+pub fn instance_name(name: &InstanceName) -> v1::InstanceName {
     v1::InstanceName {
         namespace: name.service.namespace.to_string(),
         service: name.service.service.to_string(),
@@ -134,9 +134,9 @@ pub fn deregistered(removed: &[bool], revision: u64) -> v1::DeregisterResponse {
 pub fn event(event: &Event) -> v1::Event {
     use v1::event::Subject as Wire;
     let subject = match &event.subject {
-        Subject::Instance(name) => Wire::Instance(instance_name_out(name)),
-        Subject::Policy(name) => Wire::Policy(service_name_out(name)),
-        Subject::Protection(of) => Wire::Protection(scope_out(of)),
+        Subject::Instance(name) => Wire::Instance(instance_name(name)),
+        Subject::Policy(name) => Wire::Policy(service_name(name)),
+        Subject::Protection(of) => Wire::Protection(scope(of)),
     };
     v1::Event {
         revision: event.revision,
@@ -171,11 +171,11 @@ pub fn actor(actor: &Actor) -> v1::Actor {
 }
 
 /// A scope of protection.
-pub fn scope_out(scope: &Scope) -> v1::Scope {
+pub fn scope(scope: &Scope) -> v1::Scope {
     use v1::scope::Scope as Wire;
     let scope = match scope {
         Scope::Cluster => Wire::Cluster(true),
-        Scope::Service(name) => Wire::Service(service_name_out(name)),
+        Scope::Service(name) => Wire::Service(service_name(name)),
     };
     v1::Scope { scope: Some(scope) }
 }
@@ -188,7 +188,7 @@ pub fn protection(
     held_count: u32,
 ) -> v1::Protection {
     v1::Protection {
-        scope: Some(scope_out(of)),
+        scope: Some(scope(of)),
         since_revision: protection.revision,
         age: Some(duration(Duration::from_millis(now_ms.saturating_sub(protection.since_ms)))),
         evidence: protection.evidence.as_ref().to_owned(),
@@ -203,7 +203,7 @@ pub fn lease_counts(counts: LeaseCounts) -> v1::LeaseCounts {
 }
 
 /// A policy.
-pub fn policy_out(policy: &Policy) -> v1::ServicePolicy {
+pub fn policy(policy: &Policy) -> v1::ServicePolicy {
     v1::ServicePolicy {
         dns_ttl: policy.dns_ttl.map(duration),
         fail_open_below: policy.fail_open_below,
@@ -218,7 +218,7 @@ pub fn service_summary(service: &Service) -> v1::ServiceSummary {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let routable = service.instances.values().filter(|record| record.routable()).count();
     v1::ServiceSummary {
-        name: Some(service_name_out(&service.name)),
+        name: Some(service_name(&service.name)),
         instance_count: count(service.instances.len()),
         routable_count: count(routable),
         service_revision: service.revision,

@@ -1,6 +1,5 @@
 //! What is wrong with a request: all of it where that is cheap, each with the path of its field.
 
-use super::parse_duration;
 use rollcall_core::name::{Invalid, shown};
 use std::fmt;
 
@@ -150,10 +149,21 @@ impl Problems {
         field: &str,
         value: Option<prost_types::Duration>,
     ) -> Option<Option<std::time::Duration>> {
-        match value {
-            Some(value) => self.take(parse_duration(field, value)).map(Some),
-            None => Some(None),
+        let Some(value) = value else { return Some(None) };
+        let parts = (u64::try_from(value.seconds), u32::try_from(value.nanos));
+        if let (Ok(seconds), Ok(nanos)) = parts
+            && nanos < 1_000_000_000
+        {
+            return Some(Some(std::time::Duration::new(seconds, nanos)));
         }
+        self.add(
+            field,
+            format!(
+                "{}s and {}ns: neither may be negative, and nanos are below 1000000000",
+                value.seconds, value.nanos
+            ),
+        );
+        None
     }
 
     /// A value that must not be longer than `max` bytes of the alphabet of names, folded to lower case.

@@ -5,10 +5,11 @@ use super::{
     problems::{Problems, Refused},
     spec::{read_locality, read_metadata, read_name, read_service, read_tags},
 };
-use crate::v1;
+use crate::{internal::v1::ResumeToken, v1};
+use prost::Message as _;
 use rollcall_core::{
     instance::Locality,
-    name::{InstanceName, Label, ServiceName, parse_namespace},
+    name::{InstanceName, Invalid, Label, ServiceName, parse_namespace},
     query::{Filter, HealthFilter},
     record::{AdminState, HealthStatus, Reason},
 };
@@ -18,6 +19,8 @@ use std::{collections::BTreeSet, time::Duration};
 const STALENESS_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of the pace of bookmarks; the longer one is the default.
 const BOOKMARK: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Longest resume token in bytes.
+const TOKEN_BYTES: usize = 128;
 
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +111,8 @@ pub struct WatchQuery {
     pub target: WatchTarget,
     /// Which instances.
     pub filter: Filter,
-    /// Where it resumes: opaque here; empty = from the beginning.
-    pub resume_token: Vec<u8>,
+    /// Where it resumes; `None` = from the beginning.
+    pub resume: Option<Token>,
     /// Pace of bookmarks, 1-30 s.
     pub bookmark_interval: Duration,
 }
@@ -143,8 +146,8 @@ pub struct HistoryQuery {
 pub enum TailStart {
     /// With the next event.
     Now,
-    /// Where another one ended: opaque here.
-    Token(Vec<u8>),
+    /// Where another one ended.
+    Token(Token),
     /// After this revision.
     After(u64),
 }
@@ -158,6 +161,36 @@ pub struct TailQuery {
     pub service: Option<ServiceName>,
 }
 
+/// Where a watch or a tail goes on, on any node of the same cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Which cluster; a token of another one is good for nothing.
+    pub cluster_id: String,
+    /// Which epoch of it; likewise.
+    pub epoch: u32,
+    /// Everything up to this revision has been seen.
+    pub revision: u64,
+}
+
+impl Token {
+    /// The token as opaque bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let Self { cluster_id, epoch, revision } = self.clone();
+        ResumeToken { cluster_id, epoch, revision }.encode_to_vec()
+    }
+
+    /// Reads a token. Errors name the field `resume_token`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        let refuse = || Invalid::new("resume_token", "is not a token that a registry has given");
+        if bytes.is_empty() || bytes.len() > TOKEN_BYTES {
+            return Err(refuse());
+        }
+        let token = ResumeToken::decode(bytes).map_err(|_| refuse())?;
+        let ResumeToken { cluster_id, epoch, revision } = token;
+        Ok(Self { cluster_id, epoch, revision })
+    }
+}
+
 /// A lookup of one service.
 pub fn resolve_query(request: v1::ResolveRequest) -> Result<ResolveQuery, Refused> {
     let mut problems = Problems::default();
@@ -169,7 +202,7 @@ pub fn resolve_query(request: v1::ResolveRequest) -> Result<ResolveQuery, Refuse
         request.min_revision,
         &mut problems,
     );
-    let locality = read_place("client_locality", request.client_locality, &mut problems);
+    let locality = read_place(request.client_locality, &mut problems);
     let query = (|| {
         Some(ResolveQuery {
             service: service?,
@@ -191,7 +224,7 @@ pub fn batch_query(request: v1::BatchResolveRequest) -> Result<BatchQuery, Refus
         request.min_revision,
         &mut problems,
     );
-    let locality = read_place("client_locality", request.client_locality, &mut problems);
+    let locality = read_place(request.client_locality, &mut problems);
     let queries = problems.count("queries", request.queries.len(), 1, MANY).and_then(|()| {
         problems.each("queries", request.queries, |problems, query| {
             let service = read_service("service", query.service, problems);
@@ -263,6 +296,10 @@ pub fn watch_query(request: v1::WatchRequest) -> Result<WatchQuery, Refused> {
     let target = problems.need("target", request.target);
     let target = target.and_then(|target| read_target(target, &mut problems));
     let filter = read_filter(request.filter, &mut problems);
+    let resume = match &request.resume_token[..] {
+        [] => Some(None),
+        token => problems.take(Token::decode(token)).map(Some),
+    };
     let interval = problems.duration("bookmark_interval", request.bookmark_interval);
     let interval = interval.map(|interval| interval.unwrap_or(BOOKMARK.1));
     if let Some(pace) = interval
@@ -274,7 +311,7 @@ pub fn watch_query(request: v1::WatchRequest) -> Result<WatchQuery, Refused> {
         Some(WatchQuery {
             target: target?,
             filter: filter?,
-            resume_token: request.resume_token,
+            resume: resume?,
             bookmark_interval: interval?,
         })
     })();
@@ -336,15 +373,17 @@ pub fn tail_query(request: v1::TailRequest) -> Result<TailQuery, Refused> {
     use v1::tail_request::Start;
     let mut problems = Problems::default();
     let start = match request.start {
-        None => TailStart::Now,
-        Some(Start::ResumeToken(token)) => TailStart::Token(token),
-        Some(Start::AfterRevision(revision)) => TailStart::After(revision),
+        None => Some(TailStart::Now),
+        Some(Start::ResumeToken(token)) => {
+            problems.take(Token::decode(&token)).map(TailStart::Token)
+        }
+        Some(Start::AfterRevision(revision)) => Some(TailStart::After(revision)),
     };
     let service = match request.service {
         None => Some(None),
         name => read_service("service", name, &mut problems).map(Some),
     };
-    let query = (|| Some(TailQuery { start, service: service? }))();
+    let query = (|| Some(TailQuery { start: start?, service: service? }))();
     problems.finish(query)
 }
 
@@ -356,19 +395,12 @@ fn read_limit(field: &str, limit: u32, problems: &mut Problems) -> Option<usize>
 }
 
 #[expect(clippy::option_option, reason = "the outer one tells of a refusal")]
-pub(super) fn read_place(
-    field: &str,
-    place: Option<v1::Locality>,
-    problems: &mut Problems,
-) -> Option<Option<Locality>> {
+fn read_place(place: Option<v1::Locality>, problems: &mut Problems) -> Option<Option<Locality>> {
     let Some(place) = place else { return Some(None) };
-    problems.within(|| field.to_owned(), |p| read_locality(&place, p)).map(Some)
+    problems.within(|| "client_locality".into(), |p| read_locality(&place, p)).map(Some)
 }
 
-pub(super) fn read_filter(
-    filter: Option<v1::ResolveFilter>,
-    problems: &mut Problems,
-) -> Option<Filter> {
+fn read_filter(filter: Option<v1::ResolveFilter>, problems: &mut Problems) -> Option<Filter> {
     let Some(filter) = filter else { return Some(Filter::default()) };
     problems.within(
         || "filter".into(),

@@ -13,13 +13,8 @@ use rollcall_core::{
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-fn context() -> RegisterContext {
-    RegisterContext {
-        actor: Actor::Owner("10.0.0.9:5".into()),
-        default_ttl: Duration::from_secs(10),
-        address_limit: true,
-    }
-}
+const ADMISSION: Admission =
+    Admission { default_ttl: Duration::from_secs(10), address_limit: true };
 
 fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
@@ -63,7 +58,7 @@ fn fields<T: std::fmt::Debug>(result: Result<T, Refused>) -> Vec<String> {
 fn spoilt(spoil: impl FnOnce(&mut v1::Registration)) -> Vec<String> {
     let mut request = good_register();
     spoil(&mut request.items[0]);
-    fields(register(request, &context()))
+    fields(register(request, "", ADMISSION))
 }
 
 fn spoilt_spec(spoil: impl FnOnce(&mut v1::InstanceSpec)) -> Vec<String> {
@@ -72,7 +67,7 @@ fn spoilt_spec(spoil: impl FnOnce(&mut v1::InstanceSpec)) -> Vec<String> {
 
 #[test]
 fn a_good_registration_gets_the_defaults() {
-    let register = register(good_register(), &context()).unwrap();
+    let register = register(good_register(), "10.0.0.9:5", ADMISSION).unwrap();
     let item = &register.items[0];
     assert_eq!(item.name.to_string(), "web/a");
     assert_eq!(item.spec.weight, 100);
@@ -203,14 +198,14 @@ fn all_that_is_wrong_is_told_but_no_more_than_sixteen() {
     request.request_id = "x".repeat(65);
     request.items.push(v1::Registration { owner_nonce: Vec::new(), ..good_registration() });
     request.items[0].name = None;
-    let found = fields(register(request.clone(), &context()));
+    let found = fields(register(request.clone(), "", ADMISSION));
     assert_eq!(found, ["request_id", "items[0].name", "items[1].owner_nonce"]);
     request.items = vec![v1::Registration::default(); 1_000];
-    assert_eq!(fields(register(request.clone(), &context())).len(), 16);
+    assert_eq!(fields(register(request.clone(), "", ADMISSION)).len(), 16);
     request.request_id.clear();
     for count in [0, 1_001] {
         request.items = vec![good_registration(); count];
-        assert_eq!(fields(register(request.clone(), &context())), ["items"]);
+        assert_eq!(fields(register(request.clone(), "", ADMISSION)), ["items"]);
     }
 }
 
@@ -439,7 +434,7 @@ fn a_watch_names_services_or_a_pattern() {
     let name = ServiceName::parse("", "web").unwrap();
     assert_eq!(query.target, WatchTarget::Services(vec![name]));
     assert_eq!(query.bookmark_interval, Duration::from_secs(30));
-    assert_eq!(query.resume_token, b"");
+    assert_eq!(query.resume, None);
     assert_eq!(fields(watch(None)), ["target"]);
     assert_eq!(fields(watch(services(Vec::new()))), ["services.names"]);
     assert_eq!(fields(watch(services(vec![web(), web()]))), ["services.names[1]"]);
@@ -460,28 +455,16 @@ fn a_watch_names_services_or_a_pattern() {
 }
 
 #[test]
-fn a_tail_that_says_nothing_begins_now() {
+fn a_token_comes_back_and_rubbish_is_refused() {
+    let token = Token { cluster_id: "c".repeat(32), epoch: 3, revision: u64::MAX };
+    assert_eq!(Token::decode(&token.encode()).unwrap(), token);
+    for rubbish in [&[][..], &[0xff; 8], &[0; 129]] {
+        assert_eq!(Token::decode(rubbish).expect_err("rubbish").field, "resume_token");
+    }
+    let start = v1::tail_request::Start::ResumeToken(vec![0xff; 8]);
+    let tail = v1::TailRequest { start: Some(start), service: None };
+    assert_eq!(fields(tail_query(tail)), ["resume_token"]);
     assert_eq!(tail_query(v1::TailRequest::default()).unwrap().start, TailStart::Now);
-    let start = v1::tail_request::Start::AfterRevision(7);
-    let wrong = Some(v1::ServiceName::default());
-    let after = |service| tail_query(v1::TailRequest { start: Some(start.clone()), service });
-    assert_eq!(after(None).unwrap().start, TailStart::After(7));
-    assert_eq!(fields(after(wrong)), ["service.service"]);
-}
-
-#[test]
-fn parts_of_requests_name_their_fields() {
-    assert_eq!(fields(service_name(None)), ["service"]);
-    assert_eq!(fields(instance_name(Some(v1::InstanceName::default()))), ["name.service"]);
-    let place = v1::Locality { zone: "a b".into(), ..Default::default() };
-    assert_eq!(fields(locality("here", Some(place))), ["here.zone"]);
-    assert_eq!(locality("here", None), Ok(Default::default()));
-    assert_eq!(filter(None), Ok(Filter::default()));
-    let below = v1::ServicePolicy { fail_open_below: Some(f64::NAN), ..Default::default() };
-    assert_eq!(fields(policy(below)), ["policy.fail_open_below"]);
-    assert_eq!(scope(Some(scope_out(&Scope::Cluster))), Ok(Scope::Cluster));
-    let least = prost_types::Duration { seconds: i64::MIN, nanos: i32::MIN };
-    assert_eq!(parse_duration("wait", least).expect_err("negative").field, "wait");
 }
 
 #[test]
@@ -495,7 +478,7 @@ fn a_history_names_its_subject() {
 
 #[test]
 fn the_outcome_of_a_registration_names_lease_and_pace() {
-    let request = register(good_register(), &context()).unwrap();
+    let request = register(good_register(), "", ADMISSION).unwrap();
     let spec = request.items[0].spec.clone();
     let mut state = State::new(10);
     let stamped = Stamped { wall_ms: 1_500, advance_ms: 0, command: Command::Register(request) };
@@ -538,7 +521,7 @@ proptest! {
     fn a_policy_that_is_read_again_is_equal(wanted in arbitrary::policy()) {
         let request = v1::PutServicePolicyRequest {
             service: Some(v1::ServiceName { namespace: String::new(), service: "web".into() }),
-            policy: Some(policy_out(&wanted)),
+            policy: Some(policy(&wanted)),
             request_id: String::new(),
         };
         prop_assert_eq!(put_policy(request, "").unwrap().policy, wanted);
@@ -583,7 +566,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_refused_or_taken_but_never_panic(bytes in any::<Vec<u8>>()) {
         if let Ok(request) = v1::RegisterRequest::decode(&bytes[..]) {
-            let _ = register(request, &context());
+            let _ = register(request, "", ADMISSION);
         }
         if let Ok(request) = v1::WatchRequest::decode(&bytes[..]) {
             let _ = watch_query(request);
@@ -591,5 +574,6 @@ proptest! {
         if let Ok(request) = v1::ResolveRequest::decode(&bytes[..]) {
             let _ = resolve_query(request);
         }
+        let _ = Token::decode(&bytes);
     }
 }

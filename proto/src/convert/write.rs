@@ -12,7 +12,7 @@ use rollcall_core::{
         Register, Registration, RequestId, SetAdminState, SetProtection,
     },
     instance::limit,
-    name::{parse_text, shown},
+    name::{ServiceName, parse_text, shown},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
 };
@@ -23,35 +23,34 @@ const EXPIRE_AFTER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Shortest one.
 const EXPIRE_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// What the node knows of a registration that the request does not say.
-#[derive(Debug, Clone)]
-pub struct RegisterContext {
-    /// Who registers, from where.
-    pub actor: Actor,
+/// What the settings of the node say about registrations.
+#[derive(Debug, Clone, Copy)]
+pub struct Admission {
     /// Lease of an instance that does not say; 1 s to 24 h.
     pub default_ttl: Duration,
     /// Whether at most 256 instances may name one IP address.
     pub address_limit: bool,
 }
 
-/// A batch of registrations.
+/// A batch of registrations. `from` is the caller's address, for the journal.
 pub fn register(
     request: v1::RegisterRequest,
-    context: &RegisterContext,
+    from: &str,
+    admission: Admission,
 ) -> Result<Register, Refused> {
     let mut problems = Problems::default();
     let request_id = read_request_id(&request.request_id, &mut problems);
     let items = problems.count("items", request.items.len(), 1, limit::BATCH).and_then(|()| {
         problems.each("items", request.items, |problems, item| {
-            read_registration(item, context.default_ttl, problems)
+            read_registration(item, admission.default_ttl, problems)
         })
     });
     let command = (|| {
         Some(Register {
             items: items?,
-            actor: context.actor.clone(),
+            actor: Actor::Owner(from.into()),
             request_id: request_id?,
-            address_limit: context.address_limit,
+            address_limit: admission.address_limit,
         })
     })();
     problems.finish(command)
@@ -80,7 +79,7 @@ fn read_registration(
     })
 }
 
-/// A batch of deregistrations. `from` is the caller's address, for the journal.
+/// A batch of deregistrations.
 pub fn deregister(request: v1::DeregisterRequest, from: &str) -> Result<Deregister, Refused> {
     let mut problems = Problems::default();
     let request_id = read_request_id(&request.request_id, &mut problems);
@@ -156,7 +155,7 @@ pub fn put_policy(
     let service = read_service("service", request.service, &mut problems);
     let policy = problems
         .need("policy", request.policy)
-        .and_then(|policy| problems.within(|| "policy".into(), |p| read_policy(policy, p)));
+        .and_then(|policy| problems.within(|| "policy".into(), |p| read_policy(&policy, p)));
     let request_id = read_request_id(&request.request_id, &mut problems);
     let command = (|| {
         Some(PutServicePolicy {
@@ -169,7 +168,7 @@ pub fn put_policy(
     problems.finish(command)
 }
 
-pub(super) fn read_policy(policy: v1::ServicePolicy, problems: &mut Problems) -> Option<Policy> {
+fn read_policy(policy: &v1::ServicePolicy, problems: &mut Problems) -> Option<Policy> {
     let dns_ttl = problems.duration("dns_ttl", policy.dns_ttl);
     let evict_after = problems.duration("evict_after", policy.evict_after);
     let unhealthy = problems.duration("evict_unhealthy_after", policy.evict_unhealthy_after);
@@ -203,7 +202,17 @@ pub fn release_protection(
     from: &str,
 ) -> Result<SetProtection, Refused> {
     let mut problems = Problems::default();
-    let scope = read_scope(request.scope, &mut problems);
+    let scope = problems.need("scope", request.scope.and_then(|scope| scope.scope));
+    let scope = scope.and_then(|scope| match scope {
+        v1::scope::Scope::Cluster(true) => Some(Scope::Cluster),
+        v1::scope::Scope::Cluster(false) => {
+            problems.add("scope.cluster", "false names nothing; set it to true or name a service");
+            None
+        }
+        v1::scope::Scope::Service(name) => problems
+            .within(|| "scope".into(), |p| read_service("service", Some(name), p))
+            .map(Scope::Service),
+    });
     let evidence = read_reason(&request.reason, &mut problems);
     let request_id = read_request_id(&request.request_id, &mut problems);
     let command = (|| {
@@ -216,19 +225,6 @@ pub fn release_protection(
         })
     })();
     problems.finish(command)
-}
-
-pub(super) fn read_scope(scope: Option<v1::Scope>, problems: &mut Problems) -> Option<Scope> {
-    match problems.need("scope", scope.and_then(|scope| scope.scope))? {
-        v1::scope::Scope::Cluster(true) => Some(Scope::Cluster),
-        v1::scope::Scope::Cluster(false) => {
-            problems.add("scope.cluster", "false names nothing; set it to true or name a service");
-            None
-        }
-        v1::scope::Scope::Service(name) => problems
-            .within(|| "scope".into(), |p| read_service("service", Some(name), p))
-            .map(Scope::Service),
-    }
 }
 
 /// A node that is to be taken in.
@@ -261,6 +257,13 @@ pub fn check_beat(beat: &v1::StreamHeartbeatsRequest) -> Result<(), Refused> {
     let handles = beat.alive_handles.len() + beat.release_handles.len();
     let bounded = problems.count("alive_handles", handles, 0, HANDLES);
     problems.finish(bounded)
+}
+
+/// The service that a request must name, in the field `service`.
+pub fn required_service(name: Option<v1::ServiceName>) -> Result<ServiceName, Refused> {
+    let mut problems = Problems::default();
+    let name = read_service("service", name, &mut problems);
+    problems.finish(name)
 }
 
 #[expect(clippy::option_option, reason = "the outer one tells of a refusal")]

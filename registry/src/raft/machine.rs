@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -13,12 +14,16 @@ use rollcall_core::State;
 use rollcall_core::record::Event;
 use rollcall_proto::stored;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::log::Fatal;
 use super::snapshot::{SnapshotHandle, SnapshotStore};
 use super::transfer::{Snapshot, SnapshotData};
 use super::types::{Entry, EntryPayload, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::host::Host;
+
+/// How often a snapshot that found the disk full looks for space.
+const SPACE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What readers get after each batch.
 #[derive(Clone, Debug)]
@@ -94,6 +99,7 @@ pub struct Machine {
     snapshots: SnapshotStore,
     output: Arc<Output>,
     fatal: Fatal,
+    stop: CancellationToken,
 }
 
 impl Machine {
@@ -103,6 +109,7 @@ impl Machine {
         snapshots: SnapshotStore,
         output: Arc<Output>,
         fatal: Fatal,
+        stop: CancellationToken,
     ) -> Self {
         let machine = Self {
             state: State::new(journal_events),
@@ -113,6 +120,7 @@ impl Machine {
             snapshots,
             output,
             fatal,
+            stop,
         };
         machine.publish(Vec::new(), true);
         machine
@@ -199,6 +207,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             },
             host: self.host.clone(),
             snapshots: self.snapshots.clone(),
+            stop: self.stop.clone(),
         }
     }
 
@@ -246,19 +255,41 @@ pub struct Builder {
     meta: SnapshotMeta,
     host: Host,
     snapshots: SnapshotStore,
+    stop: CancellationToken,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotData;
-
-    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+impl Builder {
+    async fn write(&self) -> Result<SnapshotHandle, io::Error> {
         let (state, meta, store) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
         let write = move || {
             let epoch = u64::from(state.epoch());
             store.write(&meta, epoch, stored::state_parts(&state))
         };
         let written = self.host.run_blocking(write).await;
-        let snapshot = written.ok_or_else(|| io::Error::other("writing was cancelled"))??;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot })
+        Ok(written.ok_or_else(|| io::Error::other("writing was cancelled"))??)
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        loop {
+            match self.write().await {
+                Ok(snapshot) => return Ok(Snapshot { meta: self.meta.clone(), snapshot }),
+                // An error ends the node, and a full disk must not: the snapshot waits for space.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(%error, "the snapshot waits for space on the disk");
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    return Err(io::Error::other("the node shuts down"));
+                }
+                () = tokio::time::sleep(SPACE_PAUSE) => {}
+            }
+        }
     }
 }

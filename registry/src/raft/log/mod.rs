@@ -107,7 +107,7 @@ pub struct LogStats {
 
 /// What the store, its readers and the writer share.
 #[derive(Debug)]
-pub(self) struct Shared {
+struct Shared {
     tail: Mutex<Tail>,
     /// `None` once closed.
     file: RwLock<Option<LogFile>>,
@@ -134,7 +134,12 @@ impl Shared {
     }
 
     /// Notes that everything up to `position` is durable.
-    fn committed(&self, position: u64, changes: &[Change]) {
+    fn queue_done(&self, position: u64) {
+        self.tail().durable(position);
+    }
+
+    /// Notes what a commit has made durable.
+    fn committed(&self, changes: &[Change]) {
         let mut entries = 0;
         let mut tail = self.tail();
         for change in changes {
@@ -147,14 +152,11 @@ impl Shared {
                 | Change::Cluster(_) => {}
             }
         }
-        tail.durable(position);
         drop(tail);
-        if !changes.is_empty() {
-            self.commits.fetch_add(1, Ordering::Relaxed);
-            self.entries.fetch_add(entries, Ordering::Relaxed);
-            let full = disk::is_nearly_full(&*self.disk, &self.dir);
-            self.nearly_full.store(full, Ordering::Relaxed);
-        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        let full = disk::is_nearly_full(&*self.disk, &self.dir);
+        self.nearly_full.store(full, Ordering::Relaxed);
     }
 
     fn close(&self) {
@@ -176,7 +178,7 @@ impl Shared {
             let view = self.with_file(|file| file.begin_read().map_err(|e| e.to_string()));
             (view.map_err(io::Error::other)?, cold, tail.cached(warm, max))
         };
-        let expected = cold.end - cold.start;
+        let (start, expected) = (cold.start, cold.end - cold.start);
         let read = move || file::read_entries(&view, cold, max);
         let found = match self.mode {
             WriterMode::Thread => {
@@ -184,6 +186,12 @@ impl Shared {
             }
             WriterMode::Task => read(),
         };
+        let found = found.and_then(|found| {
+            let begins = found.first().is_some_and(|entry| entry.log_id.index == start);
+            let ends = found.len() as u64 == expected || max != usize::MAX;
+            let hole = || format!("entries {start} to {} are not all there", start + expected - 1);
+            if begins && ends { Ok(found) } else { Err(hole()) }
+        });
         let mut found = found.map_err(|reason| {
             self.fatal.report(&reason);
             io::Error::new(io::ErrorKind::InvalidData, reason)
