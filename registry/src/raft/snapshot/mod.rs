@@ -95,7 +95,7 @@ impl SnapshotHandle {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn read(&self, offset: u64) -> std::io::Result<Vec<u8>> {
+    pub fn read(&self, offset: u64) -> io::Result<Vec<u8>> {
         let left = self.0.info.file_bytes.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES_MAX);
         let mut bytes = vec![0; length];
