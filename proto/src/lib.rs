@@ -17,6 +17,7 @@ mod generated {
 }
 
 pub mod convert;
+pub mod error;
 pub mod stored;
 
 pub use generated::rollcall::*;
