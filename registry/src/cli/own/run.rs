@@ -88,7 +88,7 @@ async fn register(client: &Client, args: &RunArgs) -> Result<Guard, Failure> {
     let mut registration =
         registration(&service, &args.spec).id(id).endpoint(ENDPOINT, address);
     if let Some(ttl) = args.ttl {
-        registration = registration.ttl(ttl.get());
+        registration = registration.ttl(ttl.duration());
     }
     Ok(client.keep_registered(registration)?)
 }

@@ -39,7 +39,7 @@ async fn is_known(client: &Client, service: &ServiceName) -> Result<bool, Failur
 fn filter(selector: &SelectorArgs, endpoint: Option<&str>) -> v1::ResolveFilter {
     let health = match HealthFilter::from(selector.health) {
         HealthFilter::Routable => v1::HealthFilter::Routable,
-        HealthFilter::HealthyOnly => v1::HealthFilter::HealthyOnly,
+        HealthFilter::Healthy => v1::HealthFilter::HealthyOnly,
         HealthFilter::Any => v1::HealthFilter::Any,
     };
     let pair = |pair: &super::MetadataPair| (pair.key.to_string(), pair.value.to_string());
