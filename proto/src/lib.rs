@@ -16,6 +16,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
 
+pub mod convert;
+pub mod error;
+pub mod stored;
+
 pub use generated::rollcall::*;
 
 /// The descriptors of every message and service, for reflection.

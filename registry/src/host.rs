@@ -1,12 +1,12 @@
 //! What a node gets from outside: clock, network, disk and randomness. Several nodes in one process, or in a
 //! simulation, are several hosts.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, TryRng};
 
 use crate::clock::{Clock, SystemClock};
 use crate::disk::{Disk, StdDisk};
@@ -59,14 +59,6 @@ impl Host {
             WriterMode::Task => Some(work()),
         }
     }
-
-    /// Whether fewer than 64 MiB are left for `dir`.
-    pub async fn is_nearly_full(&self, dir: PathBuf) -> bool {
-        let disk = Arc::clone(&self.disk);
-        self.run_blocking(move || crate::disk::is_nearly_full(disk.as_ref(), &dir))
-            .await
-            .unwrap_or(false)
-    }
 }
 
 /// A seeded source of randomness, shared by its clones.
@@ -97,6 +89,23 @@ impl Random {
             None if high < low => low,
             None => self.bits(),
         }
+    }
+}
+
+impl TryRng for Random {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok((self.bits() >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.bits())
+    }
+
+    fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(dst);
+        Ok(())
     }
 }
 

@@ -211,3 +211,47 @@ impl Datagrams for UdpSocket {
         Box::pin(Self::send_to(self, data, to))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Two small writes, then a wait for the answer: with Nagle's algorithm the second one waits for the
+    /// acknowledgement of the first, which the other side delays by 40 ms.
+    async fn say_twice(connection: &mut Connection) {
+        for byte in [1, 2] {
+            connection.write_all(&[byte]).await.unwrap();
+            connection.flush().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn neither_end_holds_back_small_writes() {
+        let mut listener = TokioNet.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accept = tokio::spawn(async move { listener.accept().await.unwrap() });
+        let mut dialled = TokioNet.connect(address).await.unwrap();
+        let mut accepted = accept.await.unwrap();
+        assert_eq!(dialled.remote_addr(), Some(address));
+        assert_eq!(accepted.local_addr(), Some(address));
+        let rounds = 100;
+        let echo = tokio::spawn(async move {
+            let mut both = [0; 2];
+            for _ in 0..rounds {
+                accepted.read_exact(&mut both).await.unwrap();
+                say_twice(&mut accepted).await;
+            }
+        });
+        let start = tokio::time::Instant::now();
+        let mut both = [0; 2];
+        for _ in 0..rounds {
+            say_twice(&mut dialled).await;
+            dialled.read_exact(&mut both).await.unwrap();
+        }
+        let took = start.elapsed();
+        echo.await.unwrap();
+        assert!(took < Duration::from_millis(10) * rounds, "{rounds} rounds took {took:?}");
+    }
+}

@@ -257,6 +257,11 @@ impl State {
         self.generations.len()
     }
 
+    /// Number of request ids that are remembered.
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
+    }
+
     /// The generations of all instances in order.
     pub fn generations(&self) -> impl Iterator<Item = (u64, &Arc<InstanceName>)> {
         self.generations.iter().map(|(generation, name)| (*generation, name))

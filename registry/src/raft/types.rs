@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::runtime::Runtime;
-use super::stand_in::Outcome;
+use rollcall_core::Outcome;
 
 /// One encoded, stamped command: opaque to Raft, which orders, stores and sends it without looking inside.
 #[derive(Clone, PartialEq, Eq, Default)]

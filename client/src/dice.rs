@@ -1,0 +1,103 @@
+//! Randomness and waiting: the only source of both in this crate, so that one seed repeats a run.
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Seeded randomness, shared by all parts of a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Dice(Arc<Mutex<StdRng>>);
+
+/// Waits that double from one failure to the next, up to a cap, with jitter.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    first: Duration,
+    cap: Duration,
+    failures: u32,
+}
+
+impl Dice {
+    /// Dice that fall the same for the same seed.
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
+        Self(Arc::new(Mutex::new(StdRng::from_seed(seed))))
+    }
+
+    /// Dice seeded by the operating system; `None` where it has no randomness to give.
+    pub(crate) fn from_system() -> Option<Self> {
+        let rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).ok()?;
+        Some(Self(Arc::new(Mutex::new(rng))))
+    }
+
+    /// 16 random bytes: the nonce of an owner.
+    pub(crate) fn nonce(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.with(|rng| rng.fill_bytes(&mut bytes));
+        bytes
+    }
+
+    /// A fresh request id: 32 hex digits.
+    pub(crate) fn request_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.nonce()))
+    }
+
+    /// `length` times a random factor from `low` to 1.
+    pub(crate) fn shorten(&self, length: Duration, low: f64) -> Duration {
+        length.mul_f64(self.with(|rng| rng.random_range(low..=1.0)))
+    }
+
+    fn with<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Backoff {
+    /// Waits of about `first`, then twice that, and never above `cap`.
+    pub(crate) fn new(first: Duration, cap: Duration) -> Self {
+        Self { first, cap, failures: 0 }
+    }
+
+    /// The next wait: half of it certain, half of it random, so that clients do not come in step.
+    pub(crate) fn next(&mut self, dice: &Dice) -> Duration {
+        let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.cap);
+        self.failures = self.failures.saturating_add(1);
+        dice.shorten(whole, 0.5)
+    }
+
+    /// Begins again with the first wait.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Sets another cap.
+    pub(crate) fn cap(&mut self, cap: Duration) {
+        self.cap = cap;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap_and_begin_again() {
+        let dice = Dice::from_seed([7; 32]);
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(100));
+        for whole in [10, 20, 40, 80, 100, 100] {
+            let wait = backoff.next(&dice);
+            assert!(wait >= Duration::from_millis(whole / 2), "{wait:?} of {whole} ms");
+            assert!(wait <= Duration::from_millis(whole), "{wait:?} of {whole} ms");
+        }
+        backoff.reset();
+        assert!(backoff.next(&dice) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_ids_and_other_seeds_others() {
+        let id = |seed| Dice::from_seed([seed; 32]).request_id();
+        assert_eq!(id(1), id(1));
+        assert_ne!(id(1), id(2));
+        assert_eq!(id(1).len(), 32);
+    }
+}

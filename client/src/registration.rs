@@ -1,0 +1,412 @@
+//! Registering: what an instance says about itself, and the guard that keeps it listed.
+
+use crate::{
+    client::Client,
+    error::Error,
+    session::{Cell, Key, Newcomer},
+};
+use rollcall_core::{
+    instance::limit,
+    name::{InstanceName, Invalid},
+};
+use rollcall_proto::v1;
+use std::{
+    fmt,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+
+/// What is called after each change of state.
+type OnChange = Arc<dyn Fn(&State) + Send + Sync>;
+
+/// An instance to be registered. Limits and defaults are those of `rollcall.v1.InstanceSpec`.
+#[derive(Clone, Default)]
+#[must_use = "a registration does nothing until it is given to Client::register"]
+pub struct Registration {
+    namespace: String,
+    service: String,
+    id: String,
+    spec: v1::InstanceSpec,
+    on_change: Option<OnChange>,
+}
+
+/// Where a registration stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not listed as far as this process knows; it is being registered, again and again.
+    Registering {
+        /// Why the last try failed.
+        problem: Option<Arc<str>>,
+    },
+    /// Listed, and its lease is kept.
+    Registered {
+        /// Fencing token of this owner.
+        generation: u64,
+    },
+    /// Somebody else has the id, or it was removed on purpose. Final: it is not registered again by itself.
+    Fenced {
+        /// Which of the two.
+        cause: Fence,
+        /// What the registry says about it.
+        detail: Arc<str>,
+    },
+    /// Deregistered, dropped or closed. Final.
+    Stopped,
+}
+
+/// Why an owner was fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// A newer owner registered the same id.
+    Superseded,
+    /// It was deregistered by somebody else.
+    Deregistered,
+}
+
+/// The last beat that the registry acknowledged, or the registration itself. The lease is counted from its arrival
+/// at the leader, which lies between the two instants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// When it was handed to the connection.
+    pub sent: Instant,
+    /// When its acknowledgement was here.
+    pub received: Instant,
+}
+
+/// Keeps one instance listed for as long as it lives. Dropping it says goodbye as well as it can without waiting;
+/// [`Guard::deregister`] waits. A persistent instance stays listed when its guard is dropped.
+#[must_use = "dropping the guard ends the registration"]
+pub struct Guard {
+    name: InstanceName,
+    client: Client,
+    key: Key,
+    cell: Arc<Cell>,
+}
+
+impl Registration {
+    /// An instance of `service` in the default namespace. It needs at least one endpoint.
+    pub fn new(service: impl Into<String>) -> Self {
+        Self { service: service.into(), ..Self::default() }
+    }
+
+    /// The namespace; default: `default`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// The instance id, 1-128 of `[A-Za-z0-9._:-]`; default: address and port of the first endpoint as `ip-port`.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Adds a TCP endpoint. The name is a DNS label (`grpc`, `http`); the first endpoint is the default one.
+    pub fn endpoint(mut self, name: impl Into<String>, address: SocketAddr) -> Self {
+        self.spec.endpoints.push(v1::Endpoint {
+            name: name.into(),
+            host: address.ip().to_string(),
+            port: address.port().into(),
+            ..v1::Endpoint::default()
+        });
+        self
+    }
+
+    /// Adds a tag that readers can filter by.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.spec.tags.push(tag.into());
+        self
+    }
+
+    /// Sets a metadata pair; the same key again replaces its value.
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets the zone, a DNS label; readers that tell theirs get near instances first.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.spec.locality.get_or_insert_default().zone = zone.into();
+        self
+    }
+
+    /// Sets the region, a DNS label.
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.spec.locality.get_or_insert_default().region = region.into();
+        self
+    }
+
+    /// Relative share of traffic; default 100, 0 = none.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.spec.weight = Some(weight.into());
+        self
+    }
+
+    /// Tier; 0, the default, is tried first.
+    pub fn priority(mut self, priority: u16) -> Self {
+        self.spec.priority = priority.into();
+        self
+    }
+
+    /// Free text such as `1.4.2`.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.spec.version = version.into();
+        self
+    }
+
+    /// Length of the lease, 1 s to 24 h; default 10 s.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.spec.persistent = false;
+        self.spec.ttl = Some(to_proto(ttl));
+        self
+    }
+
+    /// No lease: never removed for silence.
+    pub fn persistent(mut self) -> Self {
+        self.spec.ttl = None;
+        self.spec.persistent = true;
+        self
+    }
+
+    /// Time from the end of the lease to the removal; default: the policy of the service, then 30 s.
+    pub fn evict_after(mut self, wait: Duration) -> Self {
+        self.spec.evict_after = Some(to_proto(wait));
+        self
+    }
+
+    /// Replaces everything but names and callback: for what has no method here.
+    pub fn spec(mut self, spec: v1::InstanceSpec) -> Self {
+        self.spec = spec;
+        self
+    }
+
+    /// Calls `notify` after each change of state, from a task of its own. Changes in quick succession may come as
+    /// one, the last is never missed. It must not block; a panic in it is logged and harms nothing else.
+    pub fn on_change(mut self, notify: impl Fn(&State) + Send + Sync + 'static) -> Self {
+        self.on_change = Some(Arc::new(notify));
+        self
+    }
+
+    /// The name that it registers under. Errors name the field.
+    pub fn name(&self) -> Result<InstanceName, Error> {
+        let id = match self.spec.endpoints.first() {
+            Some(first) if self.id.is_empty() => format!("{}-{}", first.host, first.port),
+            None if self.id.is_empty() => {
+                return Err(Invalid::new("endpoints", "0 given, 1 to 16 are allowed").into());
+            }
+            _ => self.id.clone(),
+        };
+        Ok(InstanceName::parse(&self.namespace, &self.service, &id)?)
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("namespace", &self.namespace)
+            .field("service", &self.service)
+            .field("id", &self.id)
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Registers an instance and keeps it listed until the guard goes. Errors: refused by the registry, or no final
+    /// answer within the deadline; nothing is kept then.
+    pub async fn register(&self, registration: Registration) -> Result<Guard, Error> {
+        let mut guards = self.register_all(vec![registration]).await?;
+        Ok(guards.pop().expect("one registration gives one guard"))
+    }
+
+    /// Registers 1-1000 instances, all or none, and keeps each listed until its guard goes. Guards come in the order
+    /// of the registrations. Errors as [`Client::register`].
+    pub async fn register_all(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Guard>, Error> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let guards = self.enlist(registrations, Some(answer))?;
+        answered.await.unwrap_or(Err(Error::Closed { call: "register" }))?;
+        Ok(guards)
+    }
+
+    /// Registers an instance as soon as the registry answers, however long that takes, and keeps it listed until
+    /// the guard goes. For processes that start before the registry does; refusals show in [`Guard::state`].
+    /// Errors: a name that cannot be registered.
+    pub fn keep_registered(&self, registration: Registration) -> Result<Guard, Error> {
+        let mut guards = self.enlist(vec![registration], None)?;
+        Ok(guards.pop().expect("one registration gives one guard"))
+    }
+
+    /// Deregisters everything that this client and its clones keep listed, persistent instances excepted, and
+    /// refuses further registrations. Errors: the registry did not answer; leases run out by themselves then.
+    pub async fn close(&self) -> Result<(), Error> {
+        let held = self.shared.session.close(&self.shared).await;
+        for batch in held.chunks(limit::BATCH) {
+            let items = batch.iter().map(|(name, generation)| goodbye(name, *generation)).collect();
+            self.deregister(v1::DeregisterRequest {
+                items,
+                reason: "client closed".to_owned(),
+                role: v1::Role::Owner.into(),
+                ..v1::DeregisterRequest::default()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    fn enlist(
+        &self,
+        registrations: Vec<Registration>,
+        answer: Option<tokio::sync::oneshot::Sender<Result<(), Error>>>,
+    ) -> Result<Vec<Guard>, Error> {
+        if registrations.is_empty() || registrations.len() > limit::BATCH {
+            let problem =
+                format!("{} given, 1 to {} are allowed", registrations.len(), limit::BATCH);
+            return Err(Invalid::new("items", problem).into());
+        }
+        let names: Result<Vec<_>, _> = registrations.iter().map(Registration::name).collect();
+        let mut newcomers = Vec::with_capacity(registrations.len());
+        for (registration, name) in registrations.into_iter().zip(names?) {
+            newcomers.push(Newcomer {
+                request: v1::Registration {
+                    name: Some(to_name(&name)),
+                    spec: Some(registration.spec),
+                    owner_nonce: self.shared.dice.nonce().to_vec(),
+                    ..v1::Registration::default()
+                },
+                cell: Arc::new(Cell::new()),
+                name,
+            });
+            if let (Some(notify), Some(newcomer)) = (registration.on_change, newcomers.last()) {
+                tokio::spawn(tell(newcomer.cell.states(), notify));
+            }
+        }
+        let listed: Vec<_> =
+            newcomers.iter().map(|n| (n.name.clone(), Arc::clone(&n.cell))).collect();
+        let first = self.shared.session.add(&self.shared, newcomers, self.timeout(), answer)?;
+        let guard = |(key, (name, cell))| Guard { name, client: self.clone(), key, cell };
+        Ok((first..).zip(listed).map(guard).collect())
+    }
+}
+
+impl Guard {
+    /// Full name of the instance.
+    pub fn name(&self) -> &InstanceName {
+        &self.name
+    }
+
+    /// Where the registration stands now.
+    pub fn state(&self) -> State {
+        self.cell.state()
+    }
+
+    /// Where the registration stands, and every change of it.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.cell.states()
+    }
+
+    /// Fencing token of this owner; `None` while it is not listed.
+    pub fn generation(&self) -> Option<u64> {
+        match self.state() {
+            State::Registered { generation } => Some(generation),
+            State::Registering { .. } | State::Fenced { .. } | State::Stopped => None,
+        }
+    }
+
+    /// The last sign of life that the registry acknowledged; `None` before the first.
+    pub fn acknowledged(&self) -> Option<Acknowledged> {
+        self.cell.acknowledged()
+    }
+
+    /// Drains the instance, takes it into maintenance or enables it again, as its owner: what is set ends with this
+    /// registration. The reason is for the journal.
+    pub async fn set_admin_state(
+        &self,
+        state: v1::AdminState,
+        reason: impl Into<String>,
+    ) -> Result<(), Error> {
+        let request = v1::SetAdminStateRequest {
+            name: Some(to_name(&self.name)),
+            state: state.into(),
+            reason: reason.into(),
+            role: v1::Role::Owner.into(),
+            ..v1::SetAdminStateRequest::default()
+        };
+        self.client.set_admin_state(request).await.map(|_| ())
+    }
+
+    /// Ends the registration: stops the beats and removes the instance. Where it is not ours any more nothing
+    /// happens. Errors: the registry did not answer; the lease runs out by itself then.
+    pub async fn deregister(self) -> Result<(), Error> {
+        let session = &self.client.shared.session;
+        let Some(generation) = session.leave(&self.client.shared, self.key).await else {
+            return Ok(());
+        };
+        self.client
+            .deregister(v1::DeregisterRequest {
+                items: vec![goodbye(&self.name, generation)],
+                role: v1::Role::Owner.into(),
+                ..v1::DeregisterRequest::default()
+            })
+            .await
+            .map(|_| ())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.client.shared.session.release(&self.client.shared, self.key);
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("name", &self.name)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Removes this generation and no other; nothing there is as good.
+pub(crate) fn goodbye(name: &InstanceName, generation: u64) -> v1::Deregistration {
+    v1::Deregistration {
+        name: Some(to_name(name)),
+        generation,
+        allow_missing: true,
+        ..v1::Deregistration::default()
+    }
+}
+
+fn to_name(name: &InstanceName) -> v1::InstanceName {
+    v1::InstanceName {
+        namespace: name.service.namespace.as_str().to_owned(),
+        service: name.service.service.as_str().to_owned(),
+        instance_id: name.id.as_str().to_owned(),
+    }
+}
+
+fn to_proto(length: Duration) -> prost_types::Duration {
+    // Lengths that do not fit are far beyond every limit: the registry refuses them by name.
+    prost_types::Duration {
+        seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(length.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+async fn tell(mut states: watch::Receiver<State>, notify: OnChange) {
+    while states.changed().await.is_ok() {
+        let state = states.borrow_and_update().clone();
+        if catch_unwind(AssertUnwindSafe(|| notify(&state))).is_err() {
+            tracing::error!(?state, "the on_change callback of a registration panicked");
+        }
+        if matches!(state, State::Stopped) {
+            return;
+        }
+    }
+}

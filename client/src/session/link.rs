@@ -1,0 +1,130 @@
+//! One heartbeat stream to one node: numbers the messages and knows which of them are not acknowledged yet.
+
+use crate::{calls::ANSWER_BYTES, client::Shared, error::problem_of, nodes::Lane};
+use rollcall_proto::v1::{
+    StreamHeartbeatsRequest, StreamHeartbeatsResponse,
+    registration_service_client::RegistrationServiceClient,
+};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// Messages on their way or unacknowledged; more means that the node does not read.
+const WINDOW: usize = 1_024;
+
+/// An open stream.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) node: usize,
+    pub(super) opened: Instant,
+    /// The node goes away or fell silent: another link is wanted.
+    pub(super) leaving: bool,
+    outgoing: mpsc::Sender<StreamHeartbeatsRequest>,
+    incoming: Streaming<StreamHeartbeatsResponse>,
+    sequence: u64,
+    pending: VecDeque<Sent>,
+}
+
+/// A message that is not acknowledged yet.
+#[derive(Debug)]
+pub(super) struct Sent {
+    sequence: u64,
+    /// The leases it renews.
+    pub(super) handles: Arc<[u64]>,
+    /// When it was handed to the connection.
+    pub(super) at: Instant,
+    /// When its acknowledgement is overdue.
+    due: Instant,
+}
+
+/// Time that a node has for an acknowledgement: a sixth of the lease, at least 150 ms.
+pub(super) fn patience(ttl: Duration) -> Duration {
+    (ttl / 6).max(Duration::from_millis(150))
+}
+
+impl Link {
+    /// Opens a stream and sends these beats at once. The answer must begin within `patience`. Errors say why not.
+    pub(super) async fn open(
+        shared: Arc<Shared>,
+        node: usize,
+        beats: Vec<(Arc<[u64]>, Duration)>,
+        patience: Duration,
+    ) -> Result<Self, String> {
+        let begin = Instant::now();
+        let (outgoing, messages) = mpsc::channel(WINDOW);
+        let mut pending = VecDeque::new();
+        let mut sequence = 0;
+        for (handles, _) in beats {
+            sequence += 1;
+            let message = StreamHeartbeatsRequest {
+                sequence,
+                alive_handles: handles.to_vec(),
+                release_handles: Vec::new(),
+            };
+            outgoing.try_send(message).map_err(|_| "more leases than a stream takes".to_owned())?;
+            pending.push_back(Sent { sequence, handles, at: begin, due: begin + patience });
+        }
+        let mut service = RegistrationServiceClient::new(shared.nodes.channel(node, Lane::Beats))
+            .max_decoding_message_size(ANSWER_BYTES);
+        let open = service.stream_heartbeats(ReceiverStream::new(messages));
+        match tokio::time::timeout(patience, open).await {
+            Ok(Ok(answer)) => Ok(Self {
+                node,
+                opened: begin,
+                leaving: false,
+                outgoing,
+                incoming: answer.into_inner(),
+                sequence,
+                pending,
+            }),
+            Ok(Err(status)) => Err(problem_of(&status)),
+            Err(_) => {
+                shared.nodes.forget(node, Lane::Beats);
+                Err(format!("no answer within {patience:?}"))
+            }
+        }
+    }
+
+    /// Sends beats, or goodbyes. False: the node does not read, nothing was sent.
+    pub(super) fn send(
+        &mut self,
+        handles: Arc<[u64]>,
+        goodbyes: Vec<u64>,
+        now: Instant,
+        patience: Duration,
+    ) -> bool {
+        let message = StreamHeartbeatsRequest {
+            sequence: self.sequence + 1,
+            alive_handles: handles.to_vec(),
+            release_handles: goodbyes,
+        };
+        if self.pending.len() >= WINDOW || self.outgoing.try_send(message).is_err() {
+            return false;
+        }
+        self.sequence += 1;
+        let due = now + patience;
+        self.pending.push_back(Sent { sequence: self.sequence, handles, at: now, due });
+        true
+    }
+
+    /// The next message of the node; an error says how the stream ended. Nothing is lost where it is dropped.
+    pub(super) async fn receive(&mut self) -> Result<StreamHeartbeatsResponse, String> {
+        match self.incoming.message().await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err("the node ended the stream".to_owned()),
+            Err(status) => Err(problem_of(&status)),
+        }
+    }
+
+    /// Everything up to `sequence` is acknowledged: takes it from the list.
+    pub(super) fn acknowledged(&mut self, sequence: u64) -> Vec<Sent> {
+        let count = self.pending.iter().take_while(|sent| sent.sequence <= sequence).count();
+        self.pending.drain(..count).collect()
+    }
+
+    /// When the next acknowledgement is overdue.
+    pub(super) fn overdue_at(&self) -> Option<Instant> {
+        self.pending.iter().map(|sent| sent.due).min()
+    }
+}

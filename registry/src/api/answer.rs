@@ -1,0 +1,141 @@
+//! Encoded answers, shared between callers: per service, for at most 16 filters, for the current revision.
+//!
+//! A service that changes drops what was encoded of it. Two callers may encode the same answer at the same time;
+//! both are right, and one of them is kept.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dashmap::DashMap;
+use prost::encoding;
+use rollcall_core::{
+    Service,
+    instance::Locality,
+    name::ServiceName,
+    query::{Filter, nearest_first, select},
+    record::Record,
+};
+use rollcall_proto::{convert, v1};
+use std::{
+    hash::{BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+};
+
+/// Filters of one service whose answers are kept; the oldest goes first.
+const FILTERS: usize = 16;
+/// Services with kept answers; beyond, all are dropped and come back as they are asked for.
+const SERVICES: usize = 100_000;
+/// Shards of the map: fixed, so that its behaviour does not depend on the machine.
+const SHARDS: usize = 64;
+/// Field number of `ResolveResponse.instances`.
+const RESOLVE_INSTANCES: u32 = 4;
+/// Field number of `WatchResponse.Snapshot.instances` and of `WatchResponse.Delta.upserted`.
+pub(super) const WATCH_INSTANCES: u32 = 5;
+
+/// The shared part of an answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The instances, encoded as a repeated field of `ResolveResponse`.
+    pub instances: Bytes,
+    /// Too few were routable.
+    pub fail_open: bool,
+}
+
+/// What a kept answer belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// What was asked for.
+    pub filter: Filter,
+    /// From where, which decides the order.
+    pub caller: Locality,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    revision: u64,
+    answers: Vec<(Key, Answer)>,
+}
+
+/// The kept answers of a node.
+#[derive(Debug)]
+pub struct Answers {
+    services: DashMap<ServiceName, Kept, BuildHasherDefault<DefaultHasher>>,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        Self { services }
+    }
+}
+
+impl Answers {
+    /// The answer for this state of the service.
+    pub fn of(&self, service: &Service, key: &Key) -> Answer {
+        if let Some(kept) = self.services.get(&service.name)
+            && kept.revision == service.revision
+            && let Some((_, answer)) = kept.answers.iter().find(|(known, _)| known == key)
+        {
+            return answer.clone();
+        }
+        let answer = encode(service, key);
+        if self.services.len() >= SERVICES && !self.services.contains_key(&service.name) {
+            self.services.clear();
+        }
+        let mut kept = self.services.entry(service.name.clone()).or_default();
+        if kept.revision < service.revision {
+            *kept = Kept { revision: service.revision, answers: Vec::new() };
+        }
+        if kept.revision == service.revision {
+            if kept.answers.len() >= FILTERS {
+                kept.answers.remove(0);
+            }
+            kept.answers.push((key.clone(), answer.clone()));
+        }
+        answer
+    }
+}
+
+fn encode(service: &Service, key: &Key) -> Answer {
+    let mut selection = select(service, &key.filter);
+    if key.caller != Locality::default() {
+        nearest_first(&mut selection.records, &key.caller);
+    }
+    Answer {
+        instances: encode_instances(RESOLVE_INSTANCES, selection.records.iter()),
+        fail_open: selection.fail_open,
+    }
+}
+
+/// Instances as the repeated field `number` of some message.
+pub(super) fn encode_instances<'a>(
+    number: u32,
+    records: impl Iterator<Item = &'a Arc<Record>>,
+) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for record in records {
+        encode_instance(number, record, &mut bytes);
+    }
+    bytes.freeze()
+}
+
+/// One instance as field `number` of some message.
+pub(super) fn encode_instance(number: u32, record: &Record, bytes: &mut impl BufMut) {
+    let instance: v1::Instance = convert::instance(record);
+    encoding::message::encode(number, &instance, bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    #[test]
+    fn a_concatenated_answer_decodes_as_one_message() {
+        let head = v1::ResolveResponse { fail_open: true, ..Default::default() };
+        let instance = v1::Instance { instance_id: "a".into(), ..Default::default() };
+        let mut bytes = BytesMut::from(&head.encode_to_vec()[..]);
+        encoding::message::encode(RESOLVE_INSTANCES, &instance, &mut bytes);
+        let decoded = v1::ResolveResponse::decode(bytes).unwrap();
+        assert!(decoded.fail_open);
+        assert_eq!(decoded.instances, [instance]);
+    }
+}

@@ -1,0 +1,190 @@
+//! The heartbeat stream: one per client process, for all of its instances.
+//!
+//! Beats are taken when they arrive and acknowledged when the leader has, possibly out of order. A stream without a
+//! usable leader ends with NO_LEADER after 500 ms, so that its client goes elsewhere.
+
+use super::{Api, Place, status};
+use crate::lease::{
+    beat::{BeatAnswer, NotAcknowledged},
+    table::Fence,
+};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use rollcall_core::{
+    Command,
+    command::{Deregister, Deregistration},
+    record::Actor,
+};
+use rollcall_proto::{convert, error, v1};
+use std::{pin::Pin, time::Duration};
+use tokio::time::{Instant, sleep_until};
+use tonic::{Status, Streaming};
+
+/// Messages of one stream being dealt with; beyond, the stream is read later.
+const IN_FLIGHT: usize = 32;
+/// A client that is told to go elsewhere has so long.
+const GO_AWAY: Duration = Duration::from_millis(500);
+
+/// `None`: the beat was not acknowledged. Nothing is said, and the client goes elsewhere when it has waited long enough.
+type Running =
+    Pin<Box<dyn Future<Output = Result<Option<v1::StreamHeartbeatsResponse>, Status>> + Send>>;
+
+/// One running stream.
+pub(super) struct Heartbeats {
+    api: Api,
+    from: String,
+    inbound: Streaming<v1::StreamHeartbeatsRequest>,
+    running: FuturesUnordered<Running>,
+    /// The client has ended its side.
+    ended: bool,
+    /// When to give up for lack of a leader.
+    leaderless: Option<Instant>,
+    /// Set when the client was told to go.
+    leaving: Option<Instant>,
+    _place: Place,
+}
+
+impl Heartbeats {
+    pub(super) fn start(
+        api: Api,
+        from: String,
+        inbound: Streaming<v1::StreamHeartbeatsRequest>,
+    ) -> Result<Self, Status> {
+        let limit = api.settings().heartbeat_streams;
+        let place = Place::take(&api.0.heartbeat_streams, limit)
+            .ok_or_else(|| status::too_many("limits.heartbeat_streams", limit))?;
+        Ok(Self {
+            api,
+            from,
+            inbound,
+            running: FuturesUnordered::new(),
+            ended: false,
+            leaderless: None,
+            leaving: None,
+            _place: place,
+        })
+    }
+
+    /// The next answer; `None` = the stream is over.
+    pub(super) async fn next(&mut self) -> Option<Result<v1::StreamHeartbeatsResponse, Status>> {
+        let mut leadership = self.api.replica().leadership();
+        loop {
+            let known = leadership.borrow_and_update().leader.is_some();
+            self.leaderless = match (known, self.leaderless) {
+                (true, _) => None,
+                (false, Some(at)) => Some(at),
+                (false, None) => Some(Instant::now() + self.api.leases().leaderless_grace()),
+            };
+            let give_up = self.leaderless.or(self.leaving);
+            tokio::select! {
+                biased;
+                message = self.inbound.message(), if self.reads() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(status) = self.take(message) {
+                            return Some(Err(status));
+                        }
+                    }
+                    // A client that ends its side or is cut off: its leases run on until they run out.
+                    Ok(None) | Err(_) => self.ended = true,
+                },
+                Some(answer) = self.running.next() => match answer {
+                    Ok(Some(answer)) => return Some(Ok(answer)),
+                    Ok(None) => {}
+                    Err(status) => return Some(Err(status)),
+                },
+                () = self.api.draining(), if self.leaving.is_none() => {
+                    self.leaving = Some(Instant::now() + GO_AWAY);
+                    return Some(Ok(go_away()));
+                }
+                () = at(give_up), if give_up.is_some() => {
+                    return Some(Err(match self.leaving {
+                        Some(_) => status::draining(),
+                        None => status::no_leader(self.api.leases().leaderless_grace()),
+                    }));
+                }
+                _ = leadership.changed(), if !self.ended => {}
+                else => return None,
+            }
+            if self.ended && self.running.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    fn reads(&self) -> bool {
+        !self.ended && self.running.len() < IN_FLIGHT
+    }
+
+    fn take(&mut self, message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
+        convert::check_beat(&message).map_err(error::of_invalid)?;
+        let sequence = message.sequence;
+        let beat = self.api.leases().beat(message.alive_handles);
+        let released = message.release_handles;
+        let (api, from) = (self.api.clone(), self.from.clone());
+        self.running.push(Box::pin(async move {
+            if !released.is_empty() {
+                api.goodbye(&released, &from).await?;
+            }
+            match beat.await {
+                Ok(answer) => Ok(Some(answer_out(sequence, answer))),
+                Err(NotAcknowledged) => Ok(None),
+            }
+        }));
+        Ok(())
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn go_away() -> v1::StreamHeartbeatsResponse {
+    let go_away_after = Some(convert::duration(GO_AWAY));
+    v1::StreamHeartbeatsResponse { go_away_after, ..Default::default() }
+}
+
+fn answer_out(sequence: u64, answer: BeatAnswer) -> v1::StreamHeartbeatsResponse {
+    use v1::fenced_handle::Reason;
+    let fenced = answer.fenced.into_iter().map(|(lease_handle, fence)| {
+        let (reason, detail) = match fence {
+            Fence::Superseded => (Reason::Superseded, "a newer owner registered the same id"),
+            Fence::Deregistered => (Reason::Deregistered, "it was deregistered"),
+        };
+        v1::FencedHandle { lease_handle, reason: reason.into(), detail: detail.into() }
+    });
+    v1::StreamHeartbeatsResponse {
+        ack_sequence: sequence,
+        reregister_handles: answer.reregister,
+        fenced_handles: fenced.collect(),
+        ..Default::default()
+    }
+}
+
+impl Api {
+    /// Goodbye: deregisters the instances behind these handles at once.
+    async fn goodbye(&self, handles: &[u64], from: &str) -> Result<(), Status> {
+        let seen = self.view().seen();
+        let items = handles.iter().filter_map(|handle| {
+            let record = seen.state.by_generation(*handle)?;
+            Some(Deregistration {
+                name: (*record.name).clone(),
+                generation: *handle,
+                allow_missing: true,
+                expected_revision: None,
+            })
+        });
+        let items: Vec<Deregistration> = items.collect();
+        for batch in items.chunks(rollcall_core::instance::limit::BATCH) {
+            let goodbye = Deregister {
+                items: batch.to_vec(),
+                actor: Actor::Owner(from.into()),
+                request_id: None,
+                evidence: "goodbye".into(),
+            };
+            self.submit(Command::Deregister(goodbye)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! JournalService: every event, in order, once, or an explicit COMPACTED.
+
+use super::{Api, Place, read::STALE, status};
+use rollcall_core::{
+    name::ServiceName,
+    record::{Event, Subject},
+};
+use rollcall_proto::{
+    convert::{self, HistorySubject, TailStart, Token},
+    error, v1,
+    v1::journal_service_server as service,
+};
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+/// Events in one message of a tail.
+const PAGE_MAX: usize = 1_000;
+/// A tail that has nothing to tell tells how far it is this often, so that its token does not grow old.
+const QUIET: Duration = Duration::from_secs(30);
+
+impl Api {
+    async fn history(&self, request: v1::HistoryRequest) -> Result<v1::HistoryResponse, Status> {
+        let query = convert::history_query(request).map_err(error::of_invalid)?;
+        let freshness = convert::Freshness { min_revision: query.min_revision, ..STALE };
+        let read = self.read(freshness).await?;
+        let state = &read.seen.state;
+        let before = query.before.unwrap_or(u64::MAX);
+        // One more than asked for tells whether there are older ones.
+        let wanted = query.limit + 1;
+        let journal = state.journal().iter();
+        let (service, mut events) = match query.subject {
+            HistorySubject::All => (None, newest(journal, before, wanted, |_| true)),
+            HistorySubject::Service(name) => {
+                let of = |event: &Event| event.subject.service() == Some(&name);
+                let events = newest(journal, before, wanted, of);
+                (Some(name), events)
+            }
+            HistorySubject::Instance(name) => {
+                let kept = state.instance(&name).map(|record| &record.history);
+                let kept = kept.or_else(|| state.tombstone(&name).map(|t| &t.history));
+                let Some(kept) = kept else { return Err(status::instance_not_found(&name)) };
+                // The eight events that an instance keeps, and older ones as far as the journal reaches back.
+                let first = kept.events().first().map_or(0, |event| event.revision);
+                let mut events = newest(journal, before.min(first), wanted, |e| is_about(e, &name));
+                let newer = kept.events().iter().filter(|event| event.revision < before);
+                events.extend(newer.cloned());
+                (Some(name.service), events)
+            }
+        };
+        let surplus = events.len().saturating_sub(query.limit);
+        events.drain(..surplus);
+        let older = events.first().filter(|_| surplus > 0);
+        Ok(v1::HistoryResponse {
+            read_metadata: Some(self.metadata(&read, service.as_ref())),
+            next_before_revision: older.map_or(0, |event| event.revision),
+            events: events.iter().map(|event| convert::event(event)).collect(),
+            floor_revision: state.journal_floor(),
+        })
+    }
+
+    async fn start_tail(&self, request: v1::TailRequest) -> Result<Tail, Status> {
+        let query = convert::tail_query(request).map_err(error::of_invalid)?;
+        if let TailStart::Token(token) = &query.start {
+            self.catch_up(token).await?;
+        }
+        let limit = self.settings().watches;
+        let place = Place::take(&self.0.tails, limit)
+            .ok_or_else(|| status::too_many("limits.watches", limit))?;
+        let revisions = self.view().revisions();
+        let seen = self.view().seen();
+        let (cursor, epoch) = match query.start {
+            TailStart::Now => (seen.state.revision(), seen.state.epoch()),
+            TailStart::After(revision) => (revision, seen.state.epoch()),
+            TailStart::Token(token) => (token.revision, token.epoch),
+        };
+        let (api, service) = (self.clone(), query.service);
+        Ok(Tail { api, cursor, epoch, service, revisions, _place: place })
+    }
+}
+
+fn is_about(event: &Event, name: &rollcall_core::name::InstanceName) -> bool {
+    matches!(&event.subject, Subject::Instance(instance) if **instance == *name)
+}
+
+/// The newest `count` events before a revision, oldest first.
+fn newest<'a>(
+    journal: impl DoubleEndedIterator<Item = &'a Arc<Event>>,
+    before: u64,
+    count: usize,
+    wanted: impl Fn(&Event) -> bool,
+) -> Vec<Arc<Event>> {
+    let events = journal.rev().filter(|event| event.revision < before && wanted(event));
+    let mut events: Vec<_> = events.take(count).cloned().collect();
+    events.reverse();
+    events
+}
+
+/// One running tail: a cursor, no queue. One that reads too slowly is told so.
+struct Tail {
+    api: Api,
+    cursor: u64,
+    /// Of which history the cursor speaks.
+    epoch: u32,
+    service: Option<ServiceName>,
+    revisions: watch::Receiver<u64>,
+    _place: Place,
+}
+
+impl Tail {
+    async fn next(&mut self) -> Result<v1::TailResponse, Status> {
+        loop {
+            self.revisions.borrow_and_update();
+            let seen = self.api.view().seen();
+            let state = &seen.state;
+            if state.epoch() != self.epoch {
+                return Err(status::compacted(self.cursor, state.journal_floor()));
+            }
+            let Some(events) = state.events_after(self.cursor) else {
+                return Err(status::compacted(self.cursor, state.journal_floor()));
+            };
+            let events: Vec<&Arc<Event>> = events.take(PAGE_MAX).collect();
+            if let Some(last) = events.last() {
+                self.cursor = last.revision;
+                let service = self.service.as_ref();
+                let wanted = events
+                    .iter()
+                    .filter(|event| service.is_none() || event.subject.service() == service);
+                let events: Vec<v1::Event> = wanted.map(|event| convert::event(event)).collect();
+                if !events.is_empty() {
+                    return Ok(self.message(events));
+                }
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = self.api.draining() => return Err(status::draining()),
+                changed = tokio::time::timeout(QUIET, self.revisions.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(status::draining()),
+                    Err(_) => return Ok(self.message(Vec::new())),
+                },
+            }
+        }
+    }
+
+    fn message(&self, events: Vec<v1::Event>) -> v1::TailResponse {
+        let (cluster_id, epoch) = (self.api.cluster_id(), self.epoch);
+        let token = Token { cluster_id, epoch, revision: self.cursor };
+        let resume_token = token.encode();
+        v1::TailResponse { events, revision: self.cursor, resume_token }
+    }
+}
+
+#[tonic::async_trait]
+impl service::JournalService for Api {
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryResponse>, Status> {
+        self.within(Self::history(self, request.into_inner())).await.map(Response::new)
+    }
+
+    type TailStream = Pin<Box<dyn Stream<Item = Result<v1::TailResponse, Status>> + Send>>;
+
+    async fn tail(
+        &self,
+        request: Request<v1::TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let tail = self.start_tail(request.into_inner()).await?;
+        let stream = futures_util::stream::unfold(Some(tail), |tail| async move {
+            let mut tail = tail?;
+            let message = tail.next().await;
+            let rest = message.is_ok().then_some(tail);
+            Some((message, rest))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}

@@ -1,0 +1,219 @@
+//! The public gRPC API: four services over one replica and one view.
+//!
+//! * `registration`, `heartbeat`: instances speak
+//! * `discovery`, `watch`, `answer`, `read`: callers ask
+//! * `journal`, `admin`: operators look and act
+//! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
+//! * `codec`: replies that are bytes already; `serve`: the gRPC server
+
+pub mod admin;
+pub mod answer;
+pub mod codec;
+pub mod discovery;
+pub mod heartbeat;
+pub mod journal;
+pub mod read;
+pub mod registration;
+pub mod serve;
+pub mod status;
+pub mod watch;
+
+use crate::{host::Host, lease::Leases, raft::Replica, view::View};
+use answer::Answers;
+use rollcall_core::Command;
+use rollcall_core::command::Outcome;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use watch::{delta::Messenger, hub::Hub};
+
+/// Limits of the API of one node.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Streams on one connection; default 256.
+    pub streams_per_connection: u32,
+    /// Largest header list in bytes; default 16 KiB.
+    pub header_list_bytes: u32,
+    /// Largest message in bytes; default 4 MiB.
+    pub message_bytes: usize,
+    /// HTTP/2 keep-alive: asked so often.
+    pub keepalive: Duration,
+    /// HTTP/2 keep-alive: a connection without an answer ends after this.
+    pub keepalive_timeout: Duration,
+    /// A unary call ends after this.
+    pub request_deadline: Duration,
+    /// Watches and journal tails at a time.
+    pub watches: usize,
+    /// Heartbeat streams at a time.
+    pub heartbeat_streams: usize,
+    /// Lease of an instance that does not say.
+    pub default_ttl: Duration,
+    /// Whether every listener is loopback, so that addresses have no limit.
+    pub loopback: bool,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            streams_per_connection: 256,
+            header_list_bytes: 16 * 1024,
+            message_bytes: 4 << 20,
+            keepalive: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            request_deadline: Duration::from_secs(10),
+            watches: 20_000,
+            heartbeat_streams: 20_000,
+            default_ttl: Duration::from_secs(10),
+            loopback: true,
+        }
+    }
+}
+
+/// What all services share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Api(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    replica: Replica,
+    view: View,
+    leases: Leases,
+    host: Host,
+    hub: Hub,
+    answers: Answers,
+    messenger: Arc<Messenger>,
+    settings: ApiSettings,
+    draining: CancellationToken,
+    heartbeat_streams: Arc<AtomicUsize>,
+    tails: Arc<AtomicUsize>,
+}
+
+impl Api {
+    /// The API over these parts. `draining` ends every stream.
+    pub fn new(
+        replica: Replica,
+        view: View,
+        leases: Leases,
+        hub: Hub,
+        host: Host,
+        settings: ApiSettings,
+        draining: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            replica,
+            view,
+            leases,
+            host,
+            hub,
+            answers: Answers::default(),
+            messenger: Arc::default(),
+            settings,
+            draining,
+            heartbeat_streams: Arc::default(),
+            tails: Arc::default(),
+        }))
+    }
+
+    /// What readers see.
+    pub fn view(&self) -> &View {
+        &self.0.view
+    }
+
+    /// The door to the log.
+    pub fn replica(&self) -> &Replica {
+        &self.0.replica
+    }
+
+    /// The lease module.
+    pub fn leases(&self) -> &Leases {
+        &self.0.leases
+    }
+
+    /// Clocks, sockets, disk and randomness.
+    pub fn host(&self) -> &Host {
+        &self.0.host
+    }
+
+    /// The watchers.
+    pub fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    /// Messages that watchers share.
+    pub fn messenger(&self) -> &Arc<Messenger> {
+        &self.0.messenger
+    }
+
+    /// The limits.
+    pub fn settings(&self) -> &ApiSettings {
+        &self.0.settings
+    }
+
+    /// Heartbeat streams at the moment.
+    pub fn heartbeat_streams(&self) -> usize {
+        self.0.heartbeat_streams.load(Ordering::Relaxed)
+    }
+
+    /// Ends when this node begins to shut down.
+    pub async fn draining(&self) {
+        self.0.draining.cancelled().await;
+    }
+
+    /// The cluster as text; empty as long as this node belongs to none.
+    pub fn cluster_id(&self) -> String {
+        self.0.replica.cluster_id().map(|id| format!("{id:032x}")).unwrap_or_default()
+    }
+
+    /// Has a command carried out. Never tried again here: what became of it may be unknown.
+    async fn submit(&self, command: Command) -> Result<Arc<Outcome>, Status> {
+        if self.0.draining.is_cancelled() {
+            return Err(status::draining());
+        }
+        let deadline = self.0.settings.request_deadline;
+        self.0.replica.submit(command, deadline).await.map_err(|error| status::of_submit(&error))
+    }
+
+    /// Runs a unary call within the request deadline.
+    async fn within<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let deadline = self.0.settings.request_deadline;
+        match tokio::time::timeout(deadline, call).await {
+            Ok(result) => result,
+            Err(_) => Err(status::deadline(deadline)),
+        }
+    }
+}
+
+/// Where a caller is, for the journal.
+fn peer_of<T>(request: &tonic::Request<T>) -> String {
+    let address: Option<SocketAddr> = request.remote_addr();
+    address.map(|address| address.to_string()).unwrap_or_default()
+}
+
+/// A place among a bounded number; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    count: Arc<AtomicUsize>,
+}
+
+impl Place {
+    /// A place, unless all `limit` are taken.
+    pub(crate) fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            (count < limit).then_some(count + 1)
+        });
+        taken.ok().map(|_| Self { count: count.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}

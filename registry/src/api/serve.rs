@@ -1,0 +1,88 @@
+//! The gRPC server: limits, keep-alive, health, reflection, and a shutdown that ends streams properly.
+
+use super::{Api, discovery::DiscoveryServer};
+use crate::net::{Listener, incoming};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use rollcall_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{
+        admin_service_server::AdminServiceServer, journal_service_server::JournalServiceServer,
+        registration_service_server::RegistrationServiceServer,
+    },
+};
+use std::time::Duration;
+use tonic::{service::Routes, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// How often the health of the services is looked at.
+const HEALTH_EVERY: Duration = Duration::from_millis(250);
+/// Resets that a client may have pending before its connection is closed (CVE-2023-44487).
+const PENDING_RESETS: usize = 200;
+/// Health service names.
+const DISCOVERY: &str = "rollcall.v1.DiscoveryService";
+const REGISTRATION: &str = "rollcall.v1.RegistrationService";
+
+impl Api {
+    /// Serves until this node begins to drain, then until the streams have ended.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve(self, listener: Box<dyn Listener>) -> Result<(), tonic::transport::Error> {
+        let settings = self.settings().clone();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let limit = settings.message_bytes;
+        let routes = Routes::new(health)
+            .add_service(
+                RegistrationServiceServer::new(self.clone()).max_decoding_message_size(limit),
+            )
+            .add_service(DiscoveryServer(self.clone()))
+            .add_service(JournalServiceServer::new(self.clone()).max_decoding_message_size(limit))
+            .add_service(AdminServiceServer::new(self.clone()).max_decoding_message_size(limit));
+        let routes = with_reflection(routes);
+        let draining = self.0.draining.clone();
+        let server = Server::builder()
+            .max_concurrent_streams(settings.streams_per_connection)
+            .http2_max_header_list_size(settings.header_list_bytes)
+            .http2_keepalive_interval(Some(settings.keepalive))
+            .http2_keepalive_timeout(Some(settings.keepalive_timeout))
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming(listener), draining.cancelled());
+        tokio::select! {
+            biased;
+            served = server => served,
+            () = report(self, reporter) => Ok(()),
+        }
+    }
+}
+
+/// What the public files describe, without what the nodes say to each other.
+fn with_reflection(routes: Routes) -> Routes {
+    let all = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET);
+    let mut public = all.expect("the build wrote these descriptors");
+    public.file.retain(|file| !file.package().starts_with("rollcall.internal"));
+    let builder = || {
+        tonic_reflection::server::Builder::configure().register_file_descriptor_set(public.clone())
+    };
+    let v1 = builder().build_v1().expect("the descriptors are complete");
+    // Older grpcurl knows the alpha alone.
+    let v1alpha = builder().build_v1alpha().expect("the descriptors are complete");
+    routes.add_service(v1).add_service(v1alpha)
+}
+
+/// Keeps grpc.health.v1 true: "" is the process; discovery serves once a state was seen; registration needs a leader.
+async fn report(api: Api, reporter: HealthReporter) {
+    let mut every = tokio::time::interval(HEALTH_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let status = |serving| match serving {
+        true => ServingStatus::Serving,
+        false => ServingStatus::NotServing,
+    };
+    loop {
+        every.tick().await;
+        let freshness = api.freshness();
+        reporter.set_service_status(DISCOVERY, status(freshness.staleness.is_some())).await;
+        reporter.set_service_status(REGISTRATION, status(freshness.leader_known)).await;
+    }
+}

@@ -1,0 +1,159 @@
+//! Every failure of this node as a gRPC status: one constructor each. Refusals of the catalogue are turned in
+//! `rollcall_proto::error`; whether a caller may try again is decided here and there, once, and sent along.
+
+use crate::raft::{AdminError, ReadError, SubmitError};
+use rollcall_core::{
+    Outcome,
+    name::{InstanceName, ServiceName},
+};
+use rollcall_proto::error::{self, Retry, reason};
+use std::time::Duration;
+use tonic::{Code, Status};
+
+/// Pause before the next attempt where nothing better is known.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A command that has no outcome.
+pub fn of_submit(failure: &SubmitError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        SubmitError::NoLeader { retry_after } => no_leader(*retry_after),
+        SubmitError::NotLeader { .. } => {
+            error::status(Code::Unavailable, reason::NOT_LEADER, text, Retry::After(PAUSE))
+        }
+        SubmitError::OutcomeUnknown { .. } => {
+            error::status(Code::Unavailable, reason::OUTCOME_UNKNOWN, text, Retry::After(PAUSE))
+        }
+        SubmitError::DiskFull => {
+            error::status(Code::ResourceExhausted, reason::DISK_FULL, text, Retry::After(PAUSE * 5))
+        }
+        SubmitError::Overloaded { .. } => {
+            error::status(Code::ResourceExhausted, reason::OVERLOADED, text, Retry::After(PAUSE))
+        }
+        SubmitError::TooLarge { .. } => {
+            error::status(Code::InvalidArgument, reason::TOO_LARGE, text, Retry::Never)
+        }
+        SubmitError::Stopped => draining(),
+    }
+}
+
+/// A linearizable read that cannot be served.
+pub fn of_read(failure: &ReadError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        ReadError::NoLeader { retry_after } => no_leader(*retry_after),
+        ReadError::Unconfirmed(_) => {
+            error::status(Code::Unavailable, reason::NO_LEADER, text, Retry::After(PAUSE))
+        }
+        ReadError::Behind { .. } => {
+            error::status(Code::Unavailable, reason::STALE_REPLICA, text, Retry::After(PAUSE))
+        }
+        ReadError::Overloaded => {
+            error::status(Code::ResourceExhausted, reason::OVERLOADED, text, Retry::After(PAUSE))
+        }
+        ReadError::Stopped => draining(),
+    }
+}
+
+/// A change of the members that was not made.
+pub fn of_admin(failure: &AdminError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        AdminError::Refused(_) => {
+            error::status(Code::FailedPrecondition, reason::REFUSED, text, Retry::Never)
+        }
+        AdminError::NoLeader { retry_after } => no_leader(*retry_after),
+        AdminError::Unknown(_) => {
+            error::status(Code::Unavailable, reason::OUTCOME_UNKNOWN, text, Retry::Never)
+        }
+        AdminError::Stopped => draining(),
+    }
+}
+
+/// No leader is known.
+pub fn no_leader(retry_after: Duration) -> Status {
+    let text = "the cluster has no leader right now; what was asked had no effect";
+    error::status(Code::Unavailable, reason::NO_LEADER, text, Retry::After(retry_after))
+}
+
+/// This node is shutting down.
+pub fn draining() -> Status {
+    let text = "this node is shutting down; ask another one";
+    error::status(Code::Unavailable, reason::DRAINING, text, Retry::After(Duration::ZERO))
+}
+
+/// The call took too long.
+pub fn deadline(limit: Duration) -> Status {
+    let text = format!("not answered within {limit:?}; a write may still take effect");
+    error::status(Code::DeadlineExceeded, reason::OUTCOME_UNKNOWN, text, Retry::After(PAUSE))
+}
+
+/// Behind the bound that the caller gave.
+pub fn stale_replica(staleness: Option<Duration>, bound: Duration) -> Status {
+    let text = match staleness {
+        Some(staleness) => {
+            format!("this node may be {staleness:?} behind, more than the {bound:?} asked for")
+        }
+        None => "this node has not been in step with a leader since its start".into(),
+    };
+    error::status(Code::Unavailable, reason::STALE_REPLICA, text, Retry::After(PAUSE))
+}
+
+/// `min_revision` was not reached in time.
+pub fn revision_not_reached(wanted: u64, reached: u64, waited: Duration) -> Status {
+    let text = format!("revision {wanted} was not reached within {waited:?}, only {reached}");
+    error::status(Code::DeadlineExceeded, reason::REVISION_NOT_REACHED, text, Retry::After(PAUSE))
+}
+
+/// A resume token is ahead of this node.
+pub fn behind(wanted: u64, reached: u64) -> Status {
+    let text = format!("this node is at revision {reached}, the token at {wanted}; ask another");
+    error::status(Code::Unavailable, reason::STALE_REPLICA, text, Retry::After(PAUSE))
+}
+
+/// A token of another cluster.
+pub fn other_cluster(token: &str, ours: &str) -> Status {
+    let text = format!(
+        "resume_token is of cluster {token}, this is {ours}: check the address, or start without a token"
+    );
+    error::status(Code::FailedPrecondition, reason::OTHER_CLUSTER, text, Retry::Never)
+}
+
+/// Events after this revision are no longer kept.
+pub fn compacted(asked: u64, floor: u64) -> Status {
+    let text = format!(
+        "events after revision {asked} are not all kept, only those after {floor}: read the state, \
+         then tail from there"
+    );
+    error::status(Code::OutOfRange, reason::COMPACTED, text, Retry::Never)
+}
+
+/// A bound of this node is reached.
+pub fn too_many(setting: &str, limit: usize) -> Status {
+    let text = format!("{setting}: {limit} are open on this node; ask another node, or raise it");
+    error::status(Code::ResourceExhausted, reason::OVERLOADED, text, Retry::After(PAUSE * 5))
+}
+
+/// An answer that does not fit into one message.
+pub fn answer_too_large(service: &ServiceName, bytes: usize, limit: usize) -> Status {
+    let text = format!(
+        "the answer for {service} has {bytes} bytes, more than {limit}: use Watch, which sends parts"
+    );
+    error::status(Code::ResourceExhausted, reason::TOO_LARGE, text, Retry::Never)
+}
+
+/// Neither listed nor remembered.
+pub fn instance_not_found(name: &InstanceName) -> Status {
+    error::of_rejection(&rollcall_core::Rejection::InstanceNotFound { name: name.clone() })
+}
+
+/// What is stored could not be read.
+pub fn storage(what: &str, failure: &dyn std::fmt::Display) -> Status {
+    Status::internal(format!("{what}: {failure}"))
+}
+
+/// An outcome that does not belong to the command: a fault of this program.
+pub fn unexpected(what: &str, outcome: &Outcome) -> Status {
+    tracing::error!(what, ?outcome, "the outcome does not belong to the command");
+    Status::internal(format!("{what}: the outcome does not belong to the command"))
+}

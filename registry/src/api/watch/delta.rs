@@ -1,0 +1,318 @@
+//! The difference between two states of a service as a watcher sees it, encoded once and shared by all that need it.
+
+use crate::api::answer::{WATCH_INSTANCES, encode_instance};
+use bytes::{Bytes, BytesMut};
+use dashmap::DashMap;
+use imbl::ordmap::DiffItem;
+use prost::{Message, encoding};
+use rollcall_core::{
+    Service, State,
+    name::{InstanceId, InstanceName, ServiceName},
+    query::{Filter, fails_open, select},
+    record::{Event, Record, Subject},
+};
+use rollcall_proto::{convert, v1};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+};
+
+/// Largest part of a snapshot, by its instances.
+const PART_BYTES: usize = 1 << 20;
+/// Messages kept per service; the oldest goes first.
+const KEPT: usize = 16;
+/// Services with kept messages; beyond, all are dropped and made again.
+const SERVICES: usize = 100_000;
+/// Shards of the map: fixed, so that its behaviour does not depend on the machine.
+const SHARDS: usize = 64;
+/// Field numbers of `WatchResponse.snapshot` and `.delta`.
+const SNAPSHOT: u32 = 4;
+const DELTA: u32 = 5;
+
+/// How one watcher last saw a service.
+#[derive(Debug, Clone)]
+pub struct SeenService {
+    /// The service; `None` = it did not exist.
+    pub service: Option<Arc<Service>>,
+    /// Its revision, also where it is gone.
+    pub revision: u64,
+    /// Whether it stood under protection.
+    pub protected: bool,
+}
+
+impl SeenService {
+    /// How the service looks now.
+    pub fn now(state: &State, name: &ServiceName) -> Self {
+        Self {
+            service: state.service(name).cloned(),
+            revision: state.service_revision(name),
+            protected: state.is_protected(name),
+        }
+    }
+
+    fn exists(&self) -> bool {
+        self.service.as_ref().is_some_and(|service| !service.is_idle())
+    }
+
+    fn fails_open(&self) -> bool {
+        self.service.as_ref().is_some_and(|service| fails_open(service))
+    }
+
+    /// Whether nothing at all has changed.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.protected == other.protected
+            && self.revision == other.revision
+            && self.exists() == other.exists()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key {
+    filter: Filter,
+    /// `None` = a snapshot.
+    from: Option<(u64, bool)>,
+    to: (u64, bool),
+}
+
+type Messages = Arc<[Bytes]>;
+
+/// Messages of a node that watchers share.
+#[derive(Debug)]
+pub struct Messenger {
+    services: DashMap<ServiceName, Vec<(Key, Messages)>, BuildHasherDefault<DefaultHasher>>,
+}
+
+impl Default for Messenger {
+    fn default() -> Self {
+        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
+        Self { services }
+    }
+}
+
+impl Messenger {
+    /// The state of a service in parts of at most 1 MiB.
+    pub fn snapshot(&self, name: &ServiceName, now: &SeenService, filter: &Filter) -> Messages {
+        let key = Key { filter: filter.clone(), from: None, to: (now.revision, now.protected) };
+        self.shared(name, key, || snapshot(name, now, filter))
+    }
+
+    /// What changed between two looks; empty where the watcher sees no difference.
+    pub fn delta(
+        &self,
+        name: &ServiceName,
+        before: &SeenService,
+        now: &SeenService,
+        state: &State,
+        filter: &Filter,
+    ) -> Messages {
+        let from = (before.revision, before.protected);
+        let to = (now.revision, now.protected);
+        let key = Key { filter: filter.clone(), from: Some(from), to };
+        self.shared(name, key, || {
+            let change = change(before, now, filter);
+            let flags = before.protected != now.protected
+                || before.exists() != now.exists()
+                || before.fails_open() != now.fails_open();
+            if change.is_empty() && !flags {
+                return Vec::new();
+            }
+            vec![encode_delta(name, now, state, &change)]
+        })
+    }
+
+    fn shared(&self, name: &ServiceName, key: Key, make: impl FnOnce() -> Vec<Bytes>) -> Messages {
+        if let Some(kept) = self.services.get(name)
+            && let Some((_, messages)) = kept.iter().find(|(known, _)| *known == key)
+        {
+            return messages.clone();
+        }
+        let messages: Messages = make().into();
+        if self.services.len() >= SERVICES && !self.services.contains_key(name) {
+            self.services.clear();
+        }
+        let mut kept = self.services.entry(name.clone()).or_default();
+        // What led to another revision than the newest is of use to nobody much longer.
+        kept.retain(|(known, _)| known.to.0 >= key.to.0);
+        if kept.len() >= KEPT {
+            kept.remove(0);
+        }
+        kept.push((key, messages.clone()));
+        messages
+    }
+}
+
+#[derive(Debug, Default)]
+struct ServiceChange {
+    upserted: Vec<Arc<Record>>,
+    removed: Vec<InstanceId>,
+}
+
+impl ServiceChange {
+    fn is_empty(&self) -> bool {
+        self.upserted.is_empty() && self.removed.is_empty()
+    }
+}
+
+fn change(before: &SeenService, now: &SeenService, filter: &Filter) -> ServiceChange {
+    let mut change = ServiceChange::default();
+    if before.fails_open() || now.fails_open() {
+        let visible = |seen: &SeenService| -> BTreeMap<InstanceId, Arc<Record>> {
+            let records = seen.service.as_ref().map(|service| select(service, filter).records);
+            let records = records.unwrap_or_default().into_iter();
+            records.map(|record| (record.name.id.clone(), record)).collect()
+        };
+        let (before, now) = (visible(before), visible(now));
+        change.removed = before.keys().filter(|id| !now.contains_key(*id)).cloned().collect();
+        let new = now.into_iter().filter(|(id, record)| {
+            before.get(id).is_none_or(|old| old.revision != record.revision)
+        });
+        change.upserted = new.map(|(_, record)| record).collect();
+        return change;
+    }
+    let empty = imbl::OrdMap::new();
+    let instances = |seen: &SeenService| {
+        seen.service.as_ref().map_or_else(|| empty.clone(), |service| service.instances.clone())
+    };
+    let (before, now) = (instances(before), instances(now));
+    for item in before.diff(&now) {
+        match item {
+            DiffItem::Add(_, record) => {
+                if filter.matches(record) {
+                    change.upserted.push(record.clone());
+                }
+            }
+            DiffItem::Remove(id, record) => {
+                if filter.matches(record) {
+                    change.removed.push(id.clone());
+                }
+            }
+            DiffItem::Update { old: (id, old), new: (_, new) } => {
+                if old.revision == new.revision {
+                    continue;
+                }
+                if filter.matches(new) {
+                    change.upserted.push(new.clone());
+                } else if filter.matches(old) {
+                    change.removed.push(id.clone());
+                }
+            }
+        }
+    }
+    change
+}
+
+/// What a watcher that resumes has missed, told by the events since. It may be told of the removal of an instance
+/// that it never saw; that is harmless, and better than to keep what every watcher saw.
+pub fn missed(
+    name: &ServiceName,
+    now: &SeenService,
+    state: &State,
+    filter: &Filter,
+    events: &[Arc<Event>],
+) -> Vec<Bytes> {
+    if now.fails_open() {
+        return snapshot(name, now, filter);
+    }
+    let touched: BTreeSet<&InstanceId> = events
+        .iter()
+        .filter_map(|event| match &event.subject {
+            Subject::Instance(instance) if instance.service == *name => Some(&instance.id),
+            Subject::Instance(_) | Subject::Policy(_) | Subject::Protection(_) => None,
+        })
+        .collect();
+    let mut change = ServiceChange::default();
+    for id in touched {
+        let record = now.service.as_ref().and_then(|service| service.instances.get(id));
+        match record.filter(|record| filter.matches(record)) {
+            Some(record) => change.upserted.push(record.clone()),
+            None => change.removed.push(id.clone()),
+        }
+    }
+    vec![encode_delta(name, now, state, &change)]
+}
+
+fn wire_name(name: &ServiceName) -> v1::ServiceName {
+    v1::ServiceName {
+        namespace: name.namespace.as_str().into(),
+        service: name.service.as_str().into(),
+    }
+}
+
+/// A `WatchResponse` around an event that is encoded already.
+fn wrap(name: &ServiceName, now: &SeenService, number: u32, event: &[u8]) -> Bytes {
+    let (revision, service) = (now.revision, Some(wire_name(name)));
+    let head = v1::WatchResponse { revision, service, ..Default::default() };
+    let mut bytes = BytesMut::with_capacity(event.len() + 160);
+    head.encode(&mut bytes).expect("a growing buffer takes any message");
+    encoding::encode_key(number, encoding::WireType::LengthDelimited, &mut bytes);
+    encoding::encode_varint(event.len() as u64, &mut bytes);
+    bytes.extend_from_slice(event);
+    bytes.freeze()
+}
+
+fn snapshot(name: &ServiceName, now: &SeenService, filter: &Filter) -> Vec<Bytes> {
+    let selection = now.service.as_ref().map(|service| select(service, filter));
+    let fail_open = selection.as_ref().is_some_and(|selection| selection.fail_open);
+    let records = selection.map(|selection| selection.records).unwrap_or_default();
+    let head = |more: bool| {
+        let snapshot = v1::watch_response::Snapshot {
+            more,
+            service_exists: now.exists(),
+            fail_open,
+            protected: now.protected,
+            instances: Vec::new(),
+        };
+        BytesMut::from(&snapshot.encode_to_vec()[..])
+    };
+    let mut parts = Vec::new();
+    let mut instances = BytesMut::new();
+    for record in &records {
+        let mut one = BytesMut::new();
+        encode_instance(WATCH_INSTANCES, record, &mut one);
+        if !instances.is_empty() && instances.len() + one.len() > PART_BYTES {
+            let mut part = head(true);
+            part.extend_from_slice(&instances);
+            parts.push(wrap(name, now, SNAPSHOT, &part));
+            instances.clear();
+        }
+        instances.extend_from_slice(&one);
+    }
+    let mut part = head(false);
+    part.extend_from_slice(&instances);
+    parts.push(wrap(name, now, SNAPSHOT, &part));
+    parts
+}
+
+fn encode_delta(
+    name: &ServiceName,
+    now: &SeenService,
+    state: &State,
+    change: &ServiceChange,
+) -> Bytes {
+    let removed = change.removed.iter().map(|id| {
+        let instance = InstanceName { service: name.clone(), id: id.clone() };
+        let live = state.instance(&instance);
+        let last = match live {
+            Some(record) => record.history.events().last().map(|event| event.reason),
+            None => state.tombstone(&instance).map(|tombstone| tombstone.reason),
+        };
+        v1::watch_response::Removal {
+            instance_id: id.to_string(),
+            reason: last.map_or(v1::EventReason::Unspecified, convert::event_reason).into(),
+            still_registered: live.is_some(),
+        }
+    });
+    let head = v1::watch_response::Delta {
+        service_exists: now.exists(),
+        fail_open: now.fails_open(),
+        protected: now.protected,
+        removed: removed.collect(),
+        upserted: Vec::new(),
+    };
+    let mut delta = BytesMut::from(&head.encode_to_vec()[..]);
+    for record in &change.upserted {
+        encode_instance(WATCH_INSTANCES, record, &mut delta);
+    }
+    wrap(name, now, DELTA, &delta)
+}

@@ -1,0 +1,198 @@
+//! Leases: who still answers the roll call. The timing contract of the design's section 6.
+//!
+//! * [`table`]: deadlines in the leader's memory, renewed by arrival time
+//! * [`beat`]: what a heartbeat comes to, on the leader and through a follower
+//! * [`relay`]: batches of beats between nodes
+//! * [`sweep`]: expiry, eviction and protection, proposed by the leader
+//! * [`checkpoint`]: what the next leader must know of leases that missed a beat
+
+pub mod beat;
+pub mod checkpoint;
+pub mod relay;
+pub mod sweep;
+pub mod table;
+
+use crate::{
+    host::Host,
+    raft::{Published, Replica},
+    view::View,
+};
+use checkpoint::Clear;
+use rollcall_core::{
+    Command,
+    command::{Done, Outcome, SetProtection},
+    protection::{Gate, Thresholds},
+    record::Actor,
+};
+use std::{
+    sync::{Arc, Mutex, atomic::AtomicU64},
+    time::Duration,
+};
+use table::LeaseTable;
+use tokio::sync::mpsc;
+
+/// A proposal of this module is given up after this, and made again where it is still needed.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Settings of leases. Every node of a cluster should have the same.
+#[derive(Debug, Clone)]
+pub struct LeaseSettings {
+    /// Whether mass expiry is held back.
+    pub protection: bool,
+    /// When it is.
+    pub thresholds: Thresholds,
+    /// Expiries a second after protection has ended; default 2,000.
+    pub release_rate: u32,
+    /// A node without a usable leader ends its heartbeat streams after this; default 500 ms.
+    pub leaderless_grace: Duration,
+}
+
+impl Default for LeaseSettings {
+    fn default() -> Self {
+        Self {
+            protection: true,
+            thresholds: Thresholds::default(),
+            release_rate: 2_000,
+            leaderless_grace: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Counters of the lease module, read by the metrics.
+#[derive(Debug, Default)]
+pub struct LeaseStats {
+    /// Leases renewed by a beat on this node as leader.
+    pub renewed: AtomicU64,
+    /// Beats that had to be answered with REREGISTER.
+    pub reregister: AtomicU64,
+    /// Beats that had to be answered with FENCED.
+    pub fenced: AtomicU64,
+    /// Pauses of this process that were added to the deadlines.
+    pub pauses: AtomicU64,
+    /// Expiries proposed.
+    pub expiries: AtomicU64,
+    /// Evictions proposed.
+    pub evictions: AtomicU64,
+    /// Lease checkpoints proposed, by lease.
+    pub checkpoints: AtomicU64,
+}
+
+/// The lease module of a node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Leases(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    table: LeaseTable,
+    replica: Replica,
+    view: View,
+    host: Host,
+    settings: LeaseSettings,
+    node: Arc<str>,
+    gate: Mutex<Gate>,
+    clears: mpsc::Sender<Clear>,
+    relay: relay::Relay,
+    stats: LeaseStats,
+}
+
+/// The long-lived work of the module, to be spawned by the node.
+#[derive(Debug)]
+pub struct LeaseTasks {
+    leases: Leases,
+    clears: mpsc::Receiver<Clear>,
+    relayed: mpsc::Receiver<relay::Ask>,
+}
+
+impl Leases {
+    /// The module and its work. Nothing runs before the work is spawned.
+    pub fn new(
+        replica: Replica,
+        view: View,
+        host: Host,
+        settings: LeaseSettings,
+    ) -> (Self, LeaseTasks) {
+        let (clears, clears_in) = mpsc::channel(checkpoint::CLEARS_MAX);
+        let (relay, relayed) = relay::Relay::new();
+        let leases = Self(Arc::new(Inner {
+            table: LeaseTable::new(host.clock.clone()),
+            node: format!("{:016x}", replica.node_id()).into(),
+            replica,
+            view,
+            host,
+            settings,
+            gate: Mutex::default(),
+            clears,
+            relay,
+            stats: LeaseStats::default(),
+        }));
+        let tasks = LeaseTasks { leases: leases.clone(), clears: clears_in, relayed };
+        (leases, tasks)
+    }
+
+    /// Follows what was applied. To be called for every batch, by the thread that applies.
+    pub fn follow(&self, published: &Published) {
+        self.0.table.follow(&published.state, &published.changes);
+    }
+
+    /// The table, for status and metrics.
+    pub fn table(&self) -> &LeaseTable {
+        &self.0.table
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &LeaseStats {
+        &self.0.stats
+    }
+
+    /// A node without a usable leader ends its heartbeat streams after this.
+    pub fn leaderless_grace(&self) -> Duration {
+        self.0.settings.leaderless_grace
+    }
+
+    /// Whether this node leads, has loaded the leases, and heard from a quorum within the leader lease. Asked when an
+    /// acknowledgement is sent: a leader that was cut off meanwhile promises nothing.
+    pub fn may_acknowledge(&self) -> bool {
+        let contact = self.0.replica.quorum_contact_age();
+        self.leads() && contact.is_some_and(|age| age < self.0.replica.leader_lease())
+    }
+
+    /// Whether this node leads and has loaded every lease.
+    fn leads(&self) -> bool {
+        self.0.table.is_active(self.reign())
+    }
+
+    /// The term in which this node leads and has applied an entry of its own; 0 = none.
+    fn reign(&self) -> u64 {
+        self.0.replica.leadership().borrow().reign.as_ref().map_or(0, |reign| reign.term)
+    }
+
+    fn actor(&self) -> Actor {
+        Actor::Registry(self.0.node.clone())
+    }
+
+    async fn propose(&self, command: Command) -> Result<Done, Refused> {
+        let outcome: Arc<Outcome> =
+            self.0.replica.propose_on_leader(command, PROPOSE_DEADLINE).await?;
+        Ok(outcome.result.clone()?)
+    }
+
+    /// Begins or ends protection on the decision of this node.
+    async fn set_protection(&self, set: SetProtection) {
+        let scope = set.scope.clone();
+        match self.propose(Command::SetProtection(set)).await {
+            Ok(_) => tracing::warn!(%scope, "protection of a scope changed"),
+            Err(error) => {
+                tracing::warn!(%scope, %error, "protection of a scope could not be changed")
+            }
+        }
+    }
+}
+
+/// A proposal of this module that came to nothing. It is tried again by the next sweep.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Submit(#[from] crate::raft::SubmitError),
+    #[error(transparent)]
+    Rejected(#[from] rollcall_core::Rejection),
+}

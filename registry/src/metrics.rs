@@ -1,0 +1,189 @@
+//! Every metric of a node, by name, in one table. Read when they are scraped; no label, so nothing can grow.
+
+use crate::api::Api;
+use crate::raft::Role;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only grows while the process lives; `_total` is added to its name.
+    Counter,
+}
+
+/// One metric: its name, its meaning, and where it is read.
+struct Row {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    read: fn(&Api) -> f64,
+}
+
+const fn gauge(name: &'static str, help: &'static str, read: fn(&Api) -> f64) -> Row {
+    Row { name, help, kind: Kind::Gauge, read }
+}
+
+const fn counter(name: &'static str, help: &'static str, read: fn(&Api) -> f64) -> Row {
+    Row { name, help, kind: Kind::Counter, read }
+}
+
+/// Names are `rollcall_` and what stands here.
+const TABLE: &[Row] = &[
+    gauge("instances", "Instances in the catalogue", |a| {
+        size(a.view().load().state.instance_count())
+    }),
+    gauge("services", "Services in the catalogue, idle ones included", |a| {
+        size(a.view().load().state.services().len())
+    }),
+    gauge("revision", "Visible changes so far", |a| count(a.view().load().state.revision())),
+    gauge("journal_floor_revision", "Events after this revision are kept", |a| {
+        count(a.view().load().state.journal_floor())
+    }),
+    gauge("leases_current", "Leases that run", |a| {
+        f64::from(a.view().load().state.lease_counts().current)
+    }),
+    gauge("leases_held", "Leases that ran out and are held by protection", |a| {
+        f64::from(a.view().load().state.lease_counts().held)
+    }),
+    gauge("leases_expired", "Leases that ran out", |a| {
+        f64::from(a.view().load().state.lease_counts().expired)
+    }),
+    gauge("protected_scopes", "Scopes under protection against mass expiry", |a| {
+        size(a.view().load().state.protections().len())
+    }),
+    gauge("request_ids", "Request ids remembered for retries", |a| {
+        size(a.view().load().state.request_count())
+    }),
+    gauge("is_leader", "1 on the leader", |a| {
+        f64::from(u8::from(a.replica().status().role == Role::Leader))
+    }),
+    gauge("leader_known", "1 where a leader is known", |a| {
+        f64::from(u8::from(a.freshness().leader_known))
+    }),
+    gauge("staleness_seconds", "How far this node may be behind; -1 = never in step", |a| {
+        a.freshness().staleness.map_or(-1.0, |staleness| staleness.as_secs_f64())
+    }),
+    gauge("raft_term", "Newest term seen", |a| count(a.replica().status().term)),
+    gauge("raft_committed_index", "Last entry known to be committed", |a| {
+        count(a.replica().status().committed.map_or(0, |id| id.index))
+    }),
+    gauge("raft_applied_index", "Last entry applied", |a| count(a.view().load().applied_index)),
+    gauge("raft_members", "Members of the cluster", |a| size(a.replica().status().members.len())),
+    counter("peer_requests_refused", "Peer requests of a wrong cluster or for another node", |a| {
+        count(a.replica().status().refused_requests)
+    }),
+    counter("peer_dials", "Connections to peers that were dialled", |a| count(a.replica().dials())),
+    gauge("watches", "Open watches", |a| size(a.hub().len())),
+    gauge("heartbeat_streams", "Open heartbeat streams", |a| size(a.heartbeat_streams())),
+    gauge("lease_table_size", "Leases in the memory of this leader", |a| {
+        size(a.leases().table().len())
+    }),
+    gauge("lease_pause_seconds", "Pauses of this process added to the leases", |a| {
+        a.leases().table().paused().as_secs_f64()
+    }),
+    counter("lease_pauses", "Pauses of this process above 200 ms", |a| {
+        count(a.leases().stats().pauses.load(Ordering::Relaxed))
+    }),
+    counter("leases_renewed", "Leases renewed by a beat on this leader", |a| {
+        count(a.leases().stats().renewed.load(Ordering::Relaxed))
+    }),
+    counter("beats_reregister", "Beats answered with REREGISTER", |a| {
+        count(a.leases().stats().reregister.load(Ordering::Relaxed))
+    }),
+    counter("beats_fenced", "Beats answered with FENCED", |a| {
+        count(a.leases().stats().fenced.load(Ordering::Relaxed))
+    }),
+    counter("expiries_proposed", "Expiries proposed by this leader", |a| {
+        count(a.leases().stats().expiries.load(Ordering::Relaxed))
+    }),
+    counter("evictions_proposed", "Evictions proposed by this leader", |a| {
+        count(a.leases().stats().evictions.load(Ordering::Relaxed))
+    }),
+    counter("lease_checkpoints", "Leases named in a checkpoint by this leader", |a| {
+        count(a.leases().stats().checkpoints.load(Ordering::Relaxed))
+    }),
+];
+
+#[expect(clippy::cast_precision_loss, reason = "a metric above 2^53 may lose its last digits")]
+fn count(value: u64) -> f64 {
+    value as f64
+}
+
+fn size(value: usize) -> f64 {
+    count(value as u64)
+}
+
+/// The metrics of one node. Several nodes may live in one process: nothing here is global.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Registry>);
+
+impl Metrics {
+    /// The metrics of the node behind this API.
+    pub fn of(api: Api) -> Self {
+        let mut registry = Registry::with_prefix("rollcall");
+        registry.register_collector(Box::new(Table(api)));
+        Self(Arc::new(registry))
+    }
+
+    /// In the text format of OpenMetrics, which Prometheus reads.
+    ///
+    /// # Errors
+    /// When a value cannot be written, which a string does not refuse.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct Table(Api);
+
+impl Collector for Table {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for row in TABLE {
+            let value = (row.read)(&self.0);
+            match row.kind {
+                Kind::Gauge => {
+                    let metric = ConstGauge::new(value);
+                    let kind = MetricType::Gauge;
+                    metric.encode(encoder.encode_descriptor(row.name, row.help, None, kind)?)?;
+                }
+                Kind::Counter => {
+                    let metric = ConstCounter::new(value);
+                    let kind = MetricType::Counter;
+                    metric.encode(encoder.encode_descriptor(row.name, row.help, None, kind)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_in_the_style_of_prometheus() {
+        let names: BTreeSet<&str> = TABLE.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), TABLE.len());
+        for row in TABLE {
+            let ok = |b: u8| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit();
+            assert!(row.name.bytes().all(ok), "{}", row.name);
+            assert!(!row.name.ends_with("_total") && !row.help.ends_with('.'), "{}", row.name);
+        }
+    }
+}

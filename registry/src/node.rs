@@ -1,0 +1,264 @@
+//! One registry server: builds the parts, wires them, owns their tasks, stops them in reverse order.
+
+use crate::{
+    api::{Api, ApiSettings, watch::hub::Hub},
+    host::Host,
+    http,
+    lease::{LeaseSettings, Leases, relay::RelayServer},
+    net::Listener,
+    raft::{Fatal, JoinOptions, Member, RaftSettings, Replica, StartError},
+    view::View,
+};
+use rollcall_proto::internal::v1::beat_relay_server::BeatRelayServer;
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+/// Where a node listens. Port 0 takes any free one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// Public gRPC API.
+    pub grpc: SocketAddr,
+    /// Health and metrics.
+    pub http: SocketAddr,
+    /// DNS, announced to the other members.
+    pub dns: SocketAddr,
+    /// The other members.
+    pub peer: SocketAddr,
+}
+
+/// How a node comes into a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Begin a cluster where there is none.
+    pub bootstrap: bool,
+    /// Join through these, until it is in.
+    pub join: JoinOptions,
+}
+
+/// Everything a node is started with.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Name for people.
+    pub name: String,
+    /// Its directory.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Address that others are told, where it listens on all.
+    pub advertise: Option<std::net::IpAddr>,
+    /// How it comes into a cluster.
+    pub entry: Entry,
+    /// Consensus.
+    pub raft: RaftSettings,
+    /// Leases.
+    pub lease: LeaseSettings,
+    /// The API.
+    pub api: ApiSettings,
+    /// Streams and calls in flight have so long to end at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A socket could not be had.
+    #[error("listen for {what} on {address}: {source}")]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Consensus could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    /// Where it listens, with the ports that were taken.
+    pub listen: Listen,
+    api: Api,
+    replica: Replica,
+    fatal: Fatal,
+    draining: CancellationToken,
+    stopping: CancellationToken,
+    grace: Duration,
+    serving: JoinSet<()>,
+    leases: JoinSet<()>,
+    entering: JoinSet<()>,
+}
+
+impl Node {
+    /// Starts a node; returns when it listens and has loaded what it had, not when it has a leader.
+    ///
+    /// # Errors
+    /// A socket that cannot be had, data that cannot be trusted, settings that cannot work.
+    pub async fn start(options: NodeOptions, host: Host) -> Result<Self, NodeError> {
+        let sockets = Sockets::open(&host, options.listen).await?;
+        let listen = sockets.listen;
+        let told = |address: SocketAddr| match options.advertise {
+            Some(ip) if address.ip().is_unspecified() => SocketAddr::new(ip, address.port()),
+            _ => address,
+        };
+        let announced = Member {
+            name: options.name,
+            api: told(listen.grpc),
+            http: told(listen.http),
+            dns: told(listen.dns),
+            peer: told(listen.peer),
+        };
+        let (fatal, view) = (Fatal::default(), View::new(options.raft.journal_events));
+        let publisher = {
+            let view = view.clone();
+            Arc::new(move |published| view.publish(published))
+        };
+        let replica = Replica::start(
+            options.raft,
+            host.clone(),
+            options.data_dir,
+            announced,
+            publisher,
+            fatal.clone(),
+        )
+        .await?;
+        let (leases, lease_tasks) =
+            Leases::new(replica.clone(), view.clone(), host.clone(), options.lease);
+        let hub = Hub::new(options.api.watches);
+        {
+            let (leases, hub) = (leases.clone(), hub.clone());
+            view.follow(vec![
+                Box::new(move |published| leases.follow(published)),
+                Box::new(move |published| hub.follow(published)),
+            ]);
+        }
+        let relay = BeatRelayServer::new(RelayServer(leases.clone()));
+        replica.serve_peers(sockets.peer, Routes::new(relay));
+        let draining = CancellationToken::new();
+        let api = Api::new(replica.clone(), view, leases, hub, host, options.api, draining.clone());
+        let mut node = Self {
+            listen,
+            api,
+            replica,
+            fatal,
+            draining,
+            stopping: CancellationToken::new(),
+            grace: options.shutdown_grace,
+            serving: JoinSet::new(),
+            leases: JoinSet::new(),
+            entering: JoinSet::new(),
+        };
+        node.leases.spawn(lease_tasks.run());
+        node.serve(sockets.grpc, sockets.http);
+        node.enter(options.entry).await?;
+        Ok(node)
+    }
+
+    fn serve(&mut self, grpc: Box<dyn Listener>, web: Box<dyn Listener>) {
+        let api = self.api.clone();
+        self.serving.spawn(async move {
+            if let Err(error) = api.serve(grpc).await {
+                tracing::error!(%error, "the gRPC server ended");
+            }
+        });
+        // HTTP goes on while the streams drain, so that an operator can look.
+        let (api, stop) = (self.api.clone(), self.stopping.clone().cancelled_owned());
+        self.leases.spawn(async move {
+            if let Err(error) = http::serve(web, api, stop).await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+    }
+
+    async fn enter(&mut self, entry: Entry) -> Result<(), NodeError> {
+        if entry.bootstrap {
+            self.replica.bootstrap().await?;
+        }
+        if !entry.join.seeds.is_empty() {
+            let replica = self.replica.clone();
+            self.entering.spawn(async move {
+                match replica.join(entry.join).await {
+                    Ok(standing) => tracing::info!(?standing, "joined the cluster"),
+                    Err(error) => tracing::error!(%error, "this node could not join"),
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The API of this node.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// This node's part in consensus.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Resolves when the node can no longer be trusted; it must exit with code 70.
+    pub async fn failed(&self) -> String {
+        self.fatal.wait().await
+    }
+
+    /// Resolves when a leader is known and this node has been in step with it.
+    pub async fn ready(&self) {
+        let mut leadership = self.replica.leadership();
+        loop {
+            let freshness = self.api.freshness();
+            if freshness.leader_known && freshness.staleness.is_some() {
+                return;
+            }
+            let look = tokio::time::timeout(Duration::from_millis(20), leadership.changed());
+            if let Ok(Err(_)) = look.await {
+                return;
+            }
+        }
+    }
+
+    /// Ends streams properly, hands the lead over, stops everything. When it returns no task runs any more.
+    pub async fn shutdown(mut self) {
+        self.entering.shutdown().await;
+        self.draining.cancel();
+        let drained = async { while self.serving.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.grace, drained).await.is_err() {
+            tracing::warn!(grace = ?self.grace, "calls were still open when the grace was over");
+            self.serving.shutdown().await;
+        }
+        self.replica.shutdown().await;
+        self.stopping.cancel();
+        self.leases.shutdown().await;
+    }
+}
+
+struct Sockets {
+    listen: Listen,
+    grpc: Box<dyn Listener>,
+    http: Box<dyn Listener>,
+    peer: Box<dyn Listener>,
+}
+
+impl Sockets {
+    async fn open(host: &Host, mut listen: Listen) -> Result<Self, NodeError> {
+        let grpc = open(host, "gRPC", &mut listen.grpc).await?;
+        let http = open(host, "HTTP", &mut listen.http).await?;
+        let peer = open(host, "peers", &mut listen.peer).await?;
+        Ok(Self { listen, grpc, http, peer })
+    }
+}
+
+async fn open(
+    host: &Host,
+    what: &'static str,
+    address: &mut SocketAddr,
+) -> Result<Box<dyn Listener>, NodeError> {
+    let failed = |source| NodeError::Listen { what, address: *address, source };
+    let listener = host.net.listen(*address).await.map_err(failed)?;
+    *address = listener.local_addr().map_err(failed)?;
+    Ok(listener)
+}

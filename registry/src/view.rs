@@ -1,0 +1,88 @@
+//! What readers see: the state after the last applied batch, behind one atomic pointer.
+//!
+//! Every answer, also one over many services, is made from one [`Seen`] and so belongs to exactly one revision.
+//! Readers never wait for writers; the one writer is the state machine, which calls [`View::publish`].
+
+use crate::raft::Published;
+use arc_swap::{ArcSwap, Guard};
+use rollcall_core::State;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+use tokio::sync::watch;
+
+/// The state as of one applied entry.
+#[derive(Debug)]
+pub struct Seen {
+    /// The catalogue.
+    pub state: State,
+    /// The log entry after which it looked so.
+    pub applied_index: u64,
+}
+
+/// Follows what is published, in the thread that applies: it must be quick and must not wait.
+pub type Follower = Box<dyn Fn(&Published) + Send + Sync>;
+
+/// Cheap handle to what readers see.
+#[derive(Clone)]
+pub struct View {
+    seen: Arc<ArcSwap<Seen>>,
+    revision: Arc<watch::Sender<u64>>,
+    followers: Arc<OnceLock<Vec<Follower>>>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View").field("revision", &*self.revision.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// A view of an empty state.
+    pub fn new(journal_limit: usize) -> Self {
+        let seen = Seen { state: State::new(journal_limit), applied_index: 0 };
+        Self {
+            seen: Arc::new(ArcSwap::from_pointee(seen)),
+            revision: Arc::new(watch::channel(0).0),
+            followers: Arc::default(),
+        }
+    }
+
+    /// Names those who follow every batch. Later calls have no effect.
+    pub fn follow(&self, followers: Vec<Follower>) {
+        let _ = self.followers.set(followers);
+    }
+
+    /// Shows a batch, then tells the followers, then wakes who waits for its revision.
+    pub fn publish(&self, published: Published) {
+        let seen = Seen { state: published.state.clone(), applied_index: published.applied_index };
+        self.seen.store(Arc::new(seen));
+        for follower in self.followers.get().into_iter().flatten() {
+            follower(&published);
+        }
+        self.revision.send_replace(published.state.revision());
+    }
+
+    /// The state for a short look: do not hold it across an await.
+    pub fn load(&self) -> Guard<Arc<Seen>> {
+        self.seen.load()
+    }
+
+    /// The state for a longer look.
+    pub fn seen(&self) -> Arc<Seen> {
+        self.seen.load_full()
+    }
+
+    /// Waits until `revision` is visible. The caller brings the deadline.
+    pub async fn reached(&self, revision: u64) {
+        let mut changes = self.revision.subscribe();
+        // The sender lives as long as this view: waiting cannot fail.
+        let _ = changes.wait_for(|visible| *visible >= revision).await;
+    }
+
+    /// The visible revision, as it grows.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+}
