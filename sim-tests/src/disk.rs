@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -61,12 +61,14 @@ struct State {
 pub struct MemDisk(Arc<Mutex<State>>);
 
 impl MemDisk {
+    /// An empty disk.
     pub fn new() -> Self {
         let disk = Self::default();
         disk.state().names_history.push(BTreeMap::new());
         disk
     }
 
+    /// An empty disk with a fault ahead.
     pub fn failing(fault: Fault) -> Self {
         let disk = Self::new();
         disk.state().fault = Some(fault);
@@ -74,7 +76,7 @@ impl MemDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on `fault` is counted from here.
@@ -89,10 +91,12 @@ impl MemDisk {
         self.state().operations
     }
 
+    /// Writes and growths.
     pub fn writes(&self) -> u64 {
         self.state().writes
     }
 
+    /// Fsyncs of files and directories.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
     }
@@ -107,6 +111,7 @@ impl MemDisk {
         self.state().after_failure
     }
 
+    /// What `free_bytes` answers from now on.
     pub fn set_free_bytes(&self, free: u64) {
         self.state().free_bytes = Some(free);
     }
@@ -144,6 +149,7 @@ impl MemDisk {
         Self(Arc::new(Mutex::new(next)))
     }
 
+    /// The content of a file as the process sees it.
     pub fn content(&self, path: &Path) -> Vec<u8> {
         let state = self.state();
         state.inodes[&state.names[path]].seen.clone()
@@ -157,6 +163,7 @@ impl MemDisk {
         state.inodes.insert(id, inode);
     }
 
+    /// The files, in order.
     pub fn names(&self) -> Vec<PathBuf> {
         self.state().names.keys().cloned().collect()
     }
@@ -240,7 +247,7 @@ struct MemFile {
 
 impl MemFile {
     fn with<T>(&self, action: impl FnOnce(&mut Inode) -> T) -> T {
-        action(self.disk.state().inodes.get_mut(&self.id).unwrap())
+        action(self.disk.state().inodes.get_mut(&self.id).expect("an open file has its inode"))
     }
 }
 
@@ -257,7 +264,7 @@ impl DiskFile for MemFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let allowed = self.disk.state().count(Kind::Write);
-        let offset = usize::try_from(offset).unwrap();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.with(|inode| {
             // A write that is cut off may have begun.
             inode.unsynced.push(Unsynced::Write(offset, data.to_vec()));
@@ -275,7 +282,7 @@ impl DiskFile for MemFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let grows = self.with(|inode| inode.seen.len() as u64) < len;
         self.disk.state().count(if grows { Kind::Write } else { Kind::Other })?;
-        let len = usize::try_from(len).unwrap();
+        let len = usize::try_from(len).map_err(io::Error::other)?;
         self.with(|inode| {
             inode.unsynced.push(Unsynced::Len(len));
             inode.seen.resize(len, 0);
@@ -346,7 +353,8 @@ impl Disk for MemDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.state();
         let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
+        let names = inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        Ok(names.collect())
     }
 
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {

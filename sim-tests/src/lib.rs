@@ -12,7 +12,7 @@
 //! Every source of entropy, and how it is closed, is listed in `README.md`.
 #![forbid(unsafe_code)]
 
-#[cfg(not(tokio_unstable))]
+#[cfg(all(not(tokio_unstable), not(doc)))]
 compile_error!(
     "the simulation needs --cfg tokio_unstable (see .cargo/config.toml): without it tokio's own randomness is not \
      seeded. An RUSTFLAGS variable replaces that setting: unset it."
