@@ -37,7 +37,7 @@ async fn wait_for(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
 
 async fn start(count: usize) -> (Registry, Client) {
     let registry = Registry::start(count);
-    let client = registry.builder().build().unwrap();
+    let client = registry.builder().build().expect("a client");
     (registry, client)
 }
 

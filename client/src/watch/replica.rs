@@ -300,4 +300,135 @@ fn check_size(service: &Service) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    // Random orders of true messages, as nodes ahead and behind would send them: what is shown never goes back, and
+    // ends at the newest state.
+    use super::*;
+    use crate::dice::Dice;
+    use std::collections::BTreeMap;
+
+    /// The true history of one service: what it holds at each revision. Revision `r` sets instance `r % 5`, or removes
+    /// it where `r` is a multiple of three.
+    fn truth(revision: u64) -> BTreeMap<String, u64> {
+        let mut held = BTreeMap::new();
+        for r in 1..=revision {
+            let id = format!("i{}", r % 5);
+            if r % 3 == 0 {
+                held.remove(&id)
+            } else {
+                held.insert(id, r)
+            };
+        }
+        held
+    }
+
+    fn instance(id: &str, revision: u64) -> v1::Instance {
+        v1::Instance { instance_id: id.to_owned(), revision, ..Default::default() }
+    }
+
+    fn message(revision: u64, event: Event) -> v1::WatchResponse {
+        let service = match event {
+            Event::Bookmark(_) => None,
+            Event::Snapshot(_) | Event::Delta(_) => {
+                Some(v1::ServiceName { service: "web".to_owned(), ..Default::default() })
+            }
+        };
+        v1::WatchResponse { revision, service, resume_token: vec![1], event: Some(event) }
+    }
+
+    fn snapshot(revision: u64) -> v1::WatchResponse {
+        let instances = truth(revision).iter().map(|(id, r)| instance(id, *r)).collect();
+        message(revision, Event::Snapshot(Snapshot { instances, ..Default::default() }))
+    }
+
+    /// What a node sends that was at `from` and is at `to`: instances changed since, with their whole state.
+    fn delta(from: u64, to: u64) -> v1::WatchResponse {
+        let (mut upserted, mut removed) = (Vec::new(), Vec::new());
+        let now = truth(to);
+        let changed: BTreeSet<_> = (from + 1..=to).map(|r| format!("i{}", r % 5)).collect();
+        for id in changed {
+            match now.get(&id) {
+                Some(revision) => upserted.push(instance(&id, *revision)),
+                None => removed
+                    .push(v1::watch_response::Removal { instance_id: id, ..Default::default() }),
+            }
+        }
+        message(to, Event::Delta(Delta { upserted, removed, ..Default::default() }))
+    }
+
+    fn bookmark(revision: u64) -> v1::WatchResponse {
+        message(
+            revision,
+            Event::Bookmark(Bookmark { initial_state_complete: true, ..Default::default() }),
+        )
+    }
+
+    fn shown(replica: &Replica) -> Option<(u64, BTreeMap<String, u64>)> {
+        let picture = replica.picture();
+        let web = picture.services.values().next()?;
+        let held = web.instances.iter().map(|(id, i)| (id.clone(), i.revision)).collect();
+        Some((web.revision, held))
+    }
+
+    #[test]
+    fn whatever_node_is_asked_the_shown_state_is_a_true_one_and_never_goes_back() {
+        for seed in 0..200_u8 {
+            let dice = Dice::from_seed([seed; 32]);
+            let draw =
+                |below: u64| u64::from_be_bytes(dice.nonce()[..8].try_into().unwrap()) % below;
+            let mut replica = Replica::default();
+            let (mut newest, now) = (0, Instant::now());
+            for _ in 0..20 {
+                // A stream to a node that is at any revision, also an older one than was shown.
+                let resumed = !replica.begin().is_empty();
+                let mut at = draw(40);
+                let mut messages = vec![snapshot(at), bookmark(at)];
+                for _ in 0..draw(5) {
+                    let next = at + 1 + draw(6);
+                    messages.push(delta(at, next));
+                    at = next;
+                }
+                messages.truncate(1 + usize::try_from(draw(7)).unwrap());
+                for message in messages {
+                    let before = shown(&replica).map_or(0, |(revision, _)| revision);
+                    replica.receive(message, false, now).unwrap();
+                    let Some((revision, held)) = shown(&replica) else { continue };
+                    assert!(revision >= before, "seed {seed}: from {before} to {revision}");
+                    assert_eq!(
+                        held,
+                        truth(revision),
+                        "seed {seed} at {revision}, resumed: {resumed}"
+                    );
+                    newest = newest.max(revision);
+                }
+            }
+            assert_eq!(shown(&replica).map_or(0, |(revision, _)| revision), newest);
+        }
+    }
+
+    #[test]
+    fn more_instances_than_any_registry_holds_are_refused() {
+        let mut replica = Replica::default();
+        replica.begin();
+        let part = |from: usize| {
+            let instances = (from..from + 50_000).map(|i| instance(&i.to_string(), 1)).collect();
+            message(1, Event::Snapshot(Snapshot { more: true, instances, ..Default::default() }))
+        };
+        let now = Instant::now();
+        assert!(replica.receive(part(0), false, now).is_ok());
+        assert!(replica.receive(part(50_000), false, now).is_ok());
+        let fault = replica.receive(part(100_000), false, now).unwrap_err();
+        assert!(matches!(fault, Fault::Protocol(problem) if problem.contains("web")));
+    }
+
+    #[test]
+    fn a_message_without_event_or_name_is_refused() {
+        let mut replica = Replica::default();
+        replica.begin();
+        let now = Instant::now();
+        let empty = v1::WatchResponse::default();
+        assert!(matches!(replica.receive(empty, false, now), Err(Fault::Protocol(_))));
+        let nameless = v1::WatchResponse { service: None, ..snapshot(1) };
+        assert!(matches!(replica.receive(nameless, false, now), Err(Fault::Protocol(_))));
+    }
+}
