@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 pub struct Stamped {
     /// Wall clock in ms since 1970, for display and journal only.
     pub wall_ms: u64,
-    /// Cluster time that has passed since the leader's last stamp, ms.
+    /// Cluster time that has passed since the leader's last stamp, ms. More than a day counts as a day.
     pub advance_ms: u64,
     /// What to do.
     pub command: Command,

@@ -424,6 +424,12 @@ impl Record {
             && self.admin_state() != AdminState::Maintenance
     }
 
+    /// Whether protection holds this generation.
+    pub(crate) fn is_held_as(&self, generation: u64) -> bool {
+        self.generation == generation
+            && self.lease.is_some_and(|lease| lease.state == LeaseState::Held)
+    }
+
     /// Whether callers that hold a connection need not care about the difference to `other`.
     pub fn same_place(&self, spec: &Spec) -> bool {
         self.spec.endpoints == spec.endpoints

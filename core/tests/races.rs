@@ -250,6 +250,43 @@ fn leaving_a_scope_inside_another_releases_nothing() {
 }
 
 #[test]
+fn a_released_lease_stays_released_when_its_admin_state_changes() {
+    let mut registry = Registry::new();
+    let lease = registry.register(registration("web/a", 1, spec("10.0.0.1:80", 10)));
+    registry.protect(Scope::Cluster, vec![]);
+    registry.expire(lease.generation, lease.lease_epoch);
+    let leave = ProtectionChange::Leave(Reason::ProtectionReleased);
+    registry.set_protection(Scope::Cluster, leave, operator()).unwrap();
+    registry.set_admin("web/a", AdminState::Draining, operator(), None).unwrap();
+    assert!(registry.state.released().contains(&lease.generation));
+    registry.protect(Scope::Cluster, vec![]);
+    assert_eq!(registry.expire(lease.generation, lease.lease_epoch), Expired::Expired);
+    assert!(registry.state.released().is_empty());
+}
+
+#[test]
+fn protection_of_one_service_brings_nothing_back_in_another() {
+    let mut registry = Registry::new();
+    let lease = registry.register(registration("web/a", 1, spec("10.0.0.1:80", 10)));
+    registry.expire(lease.generation, lease.lease_epoch);
+    let api = Scope::Service(given::service("api"));
+    registry.protect(api, vec![(lease.generation, lease.lease_epoch)]);
+    assert_eq!(registry.get("web/a").unwrap().health, HealthStatus::Expired);
+    // The service that nobody registered yet has the revision of what happened to it.
+    let revision = registry.state.service_revision(&given::service("api"));
+    assert_eq!(revision, registry.state.revision());
+}
+
+#[test]
+fn time_that_a_mistaken_leader_stamps_counts_for_a_day_at_most() {
+    let mut registry = Registry::new();
+    for _ in 0..3 {
+        registry.advance(u64::MAX);
+    }
+    assert_eq!(registry.state.cluster_ms(), 3 * 24 * 3_600_000);
+}
+
+#[test]
 fn a_new_epoch_never_gives_again_what_the_lost_time_may_have_given() {
     let mut registry = Registry::new();
     let first = registry.register(registration("web/a", 1, spec("10.0.0.1:80", 10)));

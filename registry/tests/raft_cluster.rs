@@ -2,9 +2,11 @@
 
 mod cluster;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{CALL, Node, PATIENCE, eventually, leader, put, three};
+use cluster::freeze::FreezeNet;
+use cluster::{CALL, Node, PATIENCE, TightDisk, World, eventually, leader, put, three};
 use rollcall_registry::raft::JoinOptions;
 use rollcall_registry::raft::errors::SubmitError;
 use rollcall_registry::raft::membership::Standing;
@@ -222,7 +224,7 @@ async fn a_wiped_node_comes_back_under_a_new_id_in_place_of_the_old_one() {
     let old = wiped.id();
     let (dir, peer) = wiped.kill();
     drop(dir);
-    let fresh = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let fresh = Arc::new(tempfile::tempdir().unwrap());
     let node = Node::open(fresh, peer, settings());
     assert_ne!(node.id(), old);
     let seeds = vec![nodes[0].peer, nodes[1].peer];
@@ -307,6 +309,119 @@ async fn a_node_with_a_new_address_is_found_again() {
     .await;
     nodes[0].put_surely("after").await;
     eventually("and reach it there", || moved.has("after")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_removed_leaves_a_working_cluster() {
+    let mut nodes = three(&settings()).await;
+    let leads = leader(&nodes).await;
+    let id = nodes[leads].id();
+    nodes[leads].run(move |r| async move { r.remove_member(id).await.unwrap() }).await;
+    let removed = nodes.remove(leads);
+    leader(&nodes).await;
+    for node in &nodes {
+        node.put_surely("after").await;
+        assert_eq!(node.replica.status().members.len(), 2);
+    }
+    eventually("the removed one leads no more", || !removed.leads()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_nearly_full_refuses_writes_and_hands_over() {
+    let mut nodes = three(&settings()).await;
+    let leads = leader(&nodes).await;
+    let (dir, peer) = nodes.remove(leads).stop().await;
+    let disk = Arc::new(TightDisk::default());
+    let tight = Node::open_in(
+        World { disk: Arc::clone(&disk) as _, ..World::default() },
+        dir,
+        peer,
+        settings(),
+    );
+    let id = tight.id();
+    nodes[0].put_surely("before").await;
+    eventually("the tight one has caught up", || tight.has("before")).await;
+    nodes[0].run(move |r| async move { r.transfer_leader(Some(id)).await.unwrap() }).await;
+    eventually("the tight one leads", || tight.leads()).await;
+
+    disk.set_full(true);
+    // The log looks at the disk with each write.
+    let _ = tight.put("notices").await;
+    eventually("the lead is handed over", || nodes.iter().any(Node::leads)).await;
+    nodes[0].put_surely("elsewhere").await;
+    eventually("the tight one still follows", || tight.has("elsewhere")).await;
+    let refused = tight.run(|r| async move { r.propose_on_leader(put("x"), CALL).await }).await;
+    assert_eq!(refused.unwrap_err(), SubmitError::DiskFull);
+
+    disk.set_full(false);
+    let refused = tight.run(|r| async move { r.propose_on_leader(put("x"), CALL).await }).await;
+    assert!(matches!(refused.unwrap_err(), SubmitError::NotLeader { .. }), "it takes part again");
+    assert_eq!(tight.fatal.get(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hands_over_promises_nothing_any_more() {
+    let nodes = three(&settings()).await;
+    let leads = leader(&nodes).await;
+    let (old, to) = (&nodes[leads], nodes[(leads + 1) % 3].id());
+    assert!(old.replica.quorum_contact_age().is_some());
+    old.run(move |r| async move { r.transfer_leader(Some(to)).await.unwrap() }).await;
+    assert_eq!(old.replica.quorum_contact_age(), None);
+    eventually("its reign is over", || !old.leads()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_cut_off_is_replaced_and_catches_up_when_the_link_is_back() {
+    let settings = settings();
+    let mut nodes = three(&settings).await;
+    let leads = leader(&nodes).await;
+    let (dir, peer) = nodes.remove(leads).stop().await;
+    let net = Arc::new(FreezeNet::new());
+    let world = World { net: Arc::clone(&net) as _, ..World::default() };
+    let cut = Node::open_in(world, dir, peer, settings.clone());
+    let id = cut.id();
+    eventually("it follows", || cut.replica.leadership().borrow().leader.is_some()).await;
+    nodes[0].run(move |r| async move { r.transfer_leader(Some(id)).await.unwrap() }).await;
+    eventually("it leads", || cut.leads()).await;
+    cut.put("before").await.unwrap();
+
+    for round in 0..2 {
+        net.freeze();
+        let cut_at = tokio::time::Instant::now();
+        eventually("another one leads", || nodes.iter().any(Node::leads)).await;
+        let outage = cut_at.elapsed();
+        let bound = settings.outage_max() + Duration::from_millis(1500);
+        assert!(outage < bound, "round {round}: no leader for {outage:?}");
+        let lease = settings.leader_lease();
+        eventually("the one that is cut off trusts itself no more", || {
+            cut.replica.quorum_contact_age().is_none_or(|age| age >= lease)
+        })
+        .await;
+        let during = format!("during-{round}");
+        nodes[0].put_surely(&during).await;
+        assert!(!cut.has(&during));
+        // Long enough for pings and deadlines to give the connections up.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        net.thaw();
+        eventually("it hears what it missed", || cut.has(&during)).await;
+        eventually("it follows", || !cut.leads()).await;
+        cut.put_surely(&format!("after-{round}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_never_told_as_not_done() {
+    let mut nodes = three(&settings()).await;
+    let leads = leader(&nodes).await;
+    let alone = nodes.remove(leads);
+    drop(nodes);
+    let short = Duration::from_millis(300);
+    let lost = alone.run(move |r| async move { r.submit(put("maybe"), short).await }).await;
+    assert!(matches!(lost, Err(SubmitError::OutcomeUnknown { .. })), "{lost:?}");
+    // Once the lease is over, it is certain that nothing is proposed any more.
+    eventually("no leader is known", || alone.replica.leadership().borrow().leader.is_none()).await;
+    let refused = alone.run(move |r| async move { r.submit(put("no"), short).await }).await;
+    assert!(matches!(refused, Err(SubmitError::NoLeader { .. })), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

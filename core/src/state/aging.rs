@@ -14,6 +14,9 @@ use std::{hash::Hash, sync::Arc};
 
 /// How long tombstones, retired handles, idle services and request ids are kept: ten minutes of cluster time.
 pub(super) const KEEP_MS: u64 = 10 * 60 * 1000;
+/// Most that one command can advance cluster time, ms. Where anything waits for time, a leader lets it pass every
+/// ten seconds; more than a day is a mistake that must not end everything that is kept.
+const ADVANCE_MAX: u64 = 24 * 3600 * 1000;
 /// Things of one kind that end in one command at most; the rest ends with the next.
 const STEP: usize = 1_000;
 /// Tombstones and retired handles kept; the oldest go first.
@@ -80,7 +83,7 @@ impl State {
     }
 
     pub(super) fn advance(&mut self, by_ms: u64) {
-        self.cluster_ms = self.cluster_ms.saturating_add(by_ms);
+        self.cluster_ms = self.cluster_ms.saturating_add(by_ms.min(ADVANCE_MAX));
         for _ in 0..STEP {
             let Some((revision, name)) = self.due_tombstone() else { break };
             self.aging.tombstones.remove(&revision);

@@ -1,6 +1,6 @@
 //! Checkpoints, the end of leases, and protection: what the leader decides and the log fixes.
 
-use super::{Change, Protection, State};
+use super::{Change, Protection, Service, State};
 use crate::{
     command::{
         Done, ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, Rejection,
@@ -113,8 +113,10 @@ impl State {
         self.protections.insert(set.scope.clone(), Arc::new(protection));
         for (generation, lease_epoch) in restore {
             let expired = Lease { epoch: *lease_epoch, state: LeaseState::Expired };
-            let record = self.by_generation(*generation).cloned();
-            if let Some(record) = record.filter(|record| record.lease == Some(expired)) {
+            let record = self.by_generation(*generation).filter(|record| {
+                record.lease == Some(expired) && self.is_protected(&record.name.service)
+            });
+            if let Some(record) = record.cloned() {
                 let evidence = "protection began within the window of its expiry";
                 self.end_lease(&record, LeaseState::Held, &set.actor, evidence.into());
             }
@@ -153,11 +155,9 @@ impl State {
             actor: &set.actor,
             evidence: set.evidence.clone(),
         });
-        if let Scope::Service(name) = &set.scope
-            && let Some(service) = self.services.get(name)
-        {
-            let service = super::Service::clone(service);
-            self.put_service(service);
+        if let Scope::Service(name) = &set.scope {
+            let service = self.services.get(name).map(|service| Service::clone(service));
+            self.put_service(service.unwrap_or_else(|| Service::empty(name.clone())));
         }
         event.revision
     }

@@ -379,6 +379,9 @@ impl State {
         };
         if let Some(old) = old {
             self.unlist(old, &mut service);
+            if new.as_ref().is_none_or(|new| !new.is_held_as(old.generation)) {
+                self.released.remove(&old.generation);
+            }
         }
         if let Some(new) = new {
             self.list(new, &mut service);
@@ -394,7 +397,6 @@ impl State {
         service.instances.remove(&old.name.id);
         self.generations.remove(&old.generation);
         self.held.remove(&old.generation);
-        self.released.remove(&old.generation);
         for address in old.spec.addresses() {
             match self.addresses.get(&address) {
                 Some(count) if *count > 1 => {

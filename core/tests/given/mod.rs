@@ -89,7 +89,7 @@ impl Registry {
     }
 
     pub(crate) fn send_after(&mut self, advance_ms: u64, command: Command) -> Outcome {
-        let wall_ms = 1_000_000 + self.state.cluster_ms().saturating_add(advance_ms);
+        let wall_ms = self.state.cluster_ms().saturating_add(advance_ms);
         let applied = self.state.apply(&Stamped { wall_ms, advance_ms, command });
         self.events = applied.events;
         applied.outcome

@@ -71,7 +71,7 @@ impl Api {
         request: v1::PutServicePolicyRequest,
         from: &str,
     ) -> Result<v1::PutServicePolicyResponse, Status> {
-        let put = convert::put_policy(request, from).map_err(error::refused)?;
+        let put = convert::put_policy(request, from).map_err(error::of_invalid)?;
         let outcome = self.submit(Command::PutServicePolicy(put)).await?;
         done(&outcome)?;
         Ok(v1::PutServicePolicyResponse { revision: outcome.revision })
@@ -82,18 +82,18 @@ impl Api {
         request: v1::DeleteServicePolicyRequest,
         from: &str,
     ) -> Result<v1::DeleteServicePolicyResponse, Status> {
-        let delete = convert::delete_policy(request, from).map_err(error::refused)?;
+        let delete = convert::delete_policy(request, from).map_err(error::of_invalid)?;
         let outcome = self.submit(Command::DeleteServicePolicy(delete)).await?;
         done(&outcome)?;
         Ok(v1::DeleteServicePolicyResponse { revision: outcome.revision })
     }
 
-    async fn release(
+    async fn end_protection(
         &self,
         request: v1::ReleaseProtectionRequest,
         from: &str,
     ) -> Result<v1::ReleaseProtectionResponse, Status> {
-        let set = convert::release_protection(request, from).map_err(error::refused)?;
+        let set = convert::release_protection(request, from).map_err(error::of_invalid)?;
         let outcome = self.submit(Command::SetProtection(set)).await?;
         done(&outcome)?;
         Ok(v1::ReleaseProtectionResponse { revision: outcome.revision })
@@ -128,7 +128,7 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::AddMemberRequest>,
     ) -> Result<Response<v1::AddMemberResponse>, Status> {
-        let add = convert::add_member(&request.into_inner()).map_err(error::refused)?;
+        let add = convert::add_member(&request.into_inner()).map_err(error::of_invalid)?;
         let invited = self.replica().invite(add.peer, add.replace, add.learner).await;
         let node_id = invited.map_err(|error| status::of_admin(&error))?;
         Ok(Response::new(v1::AddMemberResponse { node_id, members: self.members() }))
@@ -210,7 +210,8 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::GetServicePolicyRequest>,
     ) -> Result<Response<v1::GetServicePolicyResponse>, Status> {
-        let service = convert::required_service(request.into_inner().service).map_err(error::refused)?;
+        let service =
+            convert::required_service(request.into_inner().service).map_err(error::of_invalid)?;
         let read = self.read(STALE).await?;
         let policy = read.seen.state.service(&service).and_then(|s| s.policy.clone());
         Ok(Response::new(v1::GetServicePolicyResponse {
@@ -253,7 +254,7 @@ impl service::AdminService for Api {
         request: Request<v1::ReleaseProtectionRequest>,
     ) -> Result<Response<v1::ReleaseProtectionResponse>, Status> {
         let from = peer_of(&request);
-        let call = self.release(request.into_inner(), &from);
+        let call = self.end_protection(request.into_inner(), &from);
         self.within(call).await.map(Response::new)
     }
 }

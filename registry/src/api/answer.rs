@@ -5,7 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dashmap::DashMap;
-use prost::{Message, encoding};
+use prost::encoding;
 use rollcall_core::{
     Service,
     instance::Locality,

@@ -132,7 +132,7 @@ fn watch(api: Api, request: http::Request<Body>) -> Reply {
 
 impl Api {
     async fn resolve(&self, request: v1::ResolveRequest) -> Result<Encoded, Status> {
-        let query = convert::resolve_query(request).map_err(error::refused)?;
+        let query = convert::resolve_query(request).map_err(error::of_invalid)?;
         let read = self.read(query.freshness).await?;
         let answer = self.answer(&read, &query);
         if answer.len() > ANSWER_BYTES_MAX {
@@ -160,7 +160,7 @@ impl Api {
     }
 
     async fn batch(&self, request: v1::BatchResolveRequest) -> Result<Encoded, Status> {
-        let batch = convert::batch_query(request).map_err(error::refused)?;
+        let batch = convert::batch_query(request).map_err(error::of_invalid)?;
         let read = self.read(batch.freshness).await?;
         let mut bytes = Vec::new();
         for query in &batch.queries {
@@ -178,7 +178,7 @@ impl Api {
     }
 
     async fn instance(&self, request: v1::GetInstanceRequest) -> Result<Encoded, Status> {
-        let query = convert::instance_query(request).map_err(error::refused)?;
+        let query = convert::instance_query(request).map_err(error::of_invalid)?;
         let read = self.read(query.freshness).await?;
         let (state, name) = (&read.seen.state, &query.name);
         let record = state.instance(name);
@@ -197,7 +197,7 @@ impl Api {
     }
 
     async fn list(&self, request: v1::ListServicesRequest) -> Result<Encoded, Status> {
-        let query = convert::list_query(&request).map_err(error::refused)?;
+        let query = convert::list_query(&request).map_err(error::of_invalid)?;
         let read = self.read(query.freshness).await?;
         // The token is the last name of the page: a page stays right when services come and go between two calls.
         let after = query.after.map_or(Bound::Unbounded, |service| {
@@ -220,7 +220,7 @@ impl Api {
     }
 
     async fn watch(&self, request: v1::WatchRequest) -> Result<Watcher, Status> {
-        let query = convert::watch_query(request).map_err(error::refused)?;
+        let query = convert::watch_query(request).map_err(error::of_invalid)?;
         let target = match query.target {
             WatchTarget::Services(names) => Target::Services(names.into_iter().collect()),
             WatchTarget::Pattern { namespace, prefix } => {
@@ -231,9 +231,8 @@ impl Api {
             self.catch_up(token).await?;
         }
         let hub = self.hub();
-        let subscription = hub
-            .subscribe(target)
-            .ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
+        let subscription =
+            hub.subscribe(target).ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
         let every = query.bookmark_interval;
         Ok(Watcher::start(self.clone(), subscription, query.filter, every, query.resume))
     }

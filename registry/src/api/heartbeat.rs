@@ -115,14 +115,14 @@ impl Heartbeats {
     }
 
     fn take(&mut self, message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
-        convert::check_beat(&message).map_err(error::refused)?;
+        convert::check_beat(&message).map_err(error::of_invalid)?;
         let sequence = message.sequence;
         let beat = self.api.leases().beat(message.alive_handles);
         let released = message.release_handles;
         let (api, from) = (self.api.clone(), self.from.clone());
         self.running.push(Box::pin(async move {
             if !released.is_empty() {
-                api.release(&released, &from).await?;
+                api.goodbye(&released, &from).await?;
             }
             match beat.await {
                 Ok(answer) => Ok(Some(answer_out(sequence, answer))),
@@ -164,7 +164,7 @@ fn answer_out(sequence: u64, answer: BeatAnswer) -> v1::StreamHeartbeatsResponse
 
 impl Api {
     /// Goodbye: deregisters the instances behind these handles at once.
-    async fn release(&self, handles: &[u64], from: &str) -> Result<(), Status> {
+    async fn goodbye(&self, handles: &[u64], from: &str) -> Result<(), Status> {
         let seen = self.view().seen();
         let items = handles.iter().filter_map(|handle| {
             let record = seen.state.by_generation(*handle)?;

@@ -22,7 +22,7 @@ const QUIET: Duration = Duration::from_secs(30);
 
 impl Api {
     async fn history(&self, request: v1::HistoryRequest) -> Result<v1::HistoryResponse, Status> {
-        let query = convert::history_query(request).map_err(error::refused)?;
+        let query = convert::history_query(request).map_err(error::of_invalid)?;
         let freshness = convert::Freshness { min_revision: query.min_revision, ..STALE };
         let read = self.read(freshness).await?;
         let state = &read.seen.state;
@@ -61,7 +61,7 @@ impl Api {
     }
 
     async fn start_tail(&self, request: v1::TailRequest) -> Result<Tail, Status> {
-        let query = convert::tail_query(request).map_err(error::refused)?;
+        let query = convert::tail_query(request).map_err(error::of_invalid)?;
         if let TailStart::Token(token) = &query.start {
             self.catch_up(token).await?;
         }

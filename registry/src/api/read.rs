@@ -2,7 +2,6 @@
 
 use super::{Api, status};
 use crate::view::Seen;
-use rollcall_core::name::ServiceName;
 use rollcall_proto::{
     convert::{self, Consistency},
     v1,

@@ -22,7 +22,7 @@ impl Api {
             default_ttl: self.settings().default_ttl,
             address_limit: !self.settings().loopback,
         };
-        let register = convert::register(request, from, admission).map_err(error::refused)?;
+        let register = convert::register(request, from, admission).map_err(error::of_invalid)?;
         let items = register.items.clone();
         let outcome = self.submit(Command::Register(register)).await?;
         let Done::Registered(results) = done(&outcome)? else {
@@ -45,7 +45,7 @@ impl Api {
         request: v1::DeregisterRequest,
         from: &str,
     ) -> Result<v1::DeregisterResponse, Status> {
-        let deregister = convert::deregister(request, from).map_err(error::refused)?;
+        let deregister = convert::deregister(request, from).map_err(error::of_invalid)?;
         let outcome = self.submit(Command::Deregister(deregister)).await?;
         let Done::Deregistered(removed) = done(&outcome)? else {
             return Err(status::unexpected("deregister", &outcome));
@@ -58,7 +58,7 @@ impl Api {
         request: v1::SetAdminStateRequest,
         from: &str,
     ) -> Result<v1::SetAdminStateResponse, Status> {
-        let set = convert::set_admin_state(request, from).map_err(error::refused)?;
+        let set = convert::set_admin_state(request, from).map_err(error::of_invalid)?;
         let name = set.name.clone();
         let outcome: Arc<Outcome> = self.submit(Command::SetAdminState(set)).await?;
         done(&outcome)?;

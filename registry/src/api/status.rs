@@ -72,13 +72,13 @@ pub fn of_admin(failure: &AdminError) -> Status {
 
 /// No leader is known.
 pub fn no_leader(retry_after: Duration) -> Status {
-    let text = "the cluster has no leader right now; what was asked had no effect".into();
+    let text = "the cluster has no leader right now; what was asked had no effect";
     error::status(Code::Unavailable, reason::NO_LEADER, text, Retry::After(retry_after))
 }
 
 /// This node is shutting down.
 pub fn draining() -> Status {
-    let text = "this node is shutting down; ask another one".into();
+    let text = "this node is shutting down; ask another one";
     error::status(Code::Unavailable, reason::DRAINING, text, Retry::After(Duration::ZERO))
 }
 

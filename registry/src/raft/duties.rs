@@ -17,10 +17,32 @@ const ROUND: Duration = Duration::from_secs(1);
 const HAND_OVER_PAUSE_ROUNDS: u32 = 10;
 
 pub(crate) fn spawn(shared: &Arc<Shared>) {
+    shared.tasks.spawn(campaign_after_quiet(Arc::clone(shared)));
     shared.tasks.spawn(watch_for_failure(Arc::clone(shared)));
     shared.tasks.spawn(make_snapshots(Arc::clone(shared)));
     shared.tasks.spawn(slow_rounds(Arc::clone(shared)));
     shared.tasks.spawn(join::announce(Arc::clone(shared)));
+}
+
+/// Keeps a restarted node from campaigning while it is quiet. A node that is the only voter need not wait.
+async fn campaign_after_quiet(shared: Arc<Shared>) {
+    let Some(until) = shared.quiet_until else { return };
+    let mut metrics = shared.raft.server_metrics();
+    let alone = async {
+        loop {
+            let voters: Vec<u64> = metrics.borrow_watched().membership_config.voter_ids().collect();
+            if voters == [shared.node_id()] || metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shared.stop.cancelled() => return,
+        () = alone => {}
+        () = tokio::time::sleep_until(until) => {}
+    }
+    shared.raft.runtime_config().elect(true);
 }
 
 /// Reports the error that made openraft stop.

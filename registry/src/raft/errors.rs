@@ -31,7 +31,7 @@ pub enum SubmitError {
     #[error("the disk of the leader is nearly full: less than 64 MiB are free; make space there")]
     DiskFull,
     /// Too many commands wait for their outcome. The command has had no effect.
-    #[error("the leader has {limit} commands in flight already; retry later")]
+    #[error("{limit} commands are in flight already; retry later")]
     Overloaded {
         /// The bound that was reached.
         limit: usize,

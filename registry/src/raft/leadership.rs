@@ -22,7 +22,7 @@ pub struct Leadership {
     /// know: see [`Leadership::leader`] and `quorum_contact_age`.
     pub is_leader: bool,
     /// The reign of this node, once it has applied an entry of its own term: everything that earlier leaders
-    /// committed is applied here then.
+    /// committed is applied here then. It ends when the node begins to hand over.
     pub reign: Option<Reign>,
 }
 
@@ -43,68 +43,71 @@ pub(crate) struct Contact {
 }
 
 /// Keeps [`Leadership`] and the addresses of the members current until the node stops.
-pub(crate) async fn watch(core: Arc<Shared>) {
-    let mut metrics = core.raft.server_metrics();
-    let mut applied = core.output.applied();
+pub(crate) async fn watch(shared: Arc<Shared>) {
+    let mut metrics = shared.raft.server_metrics();
+    let mut applied = shared.output.applied();
     let mut reign = None;
     loop {
-        let now = core.host.clock.monotonic();
-        let current = observe(&core, &mut reign, *applied.borrow_and_update(), now);
-        core.leadership.send_if_modified(|known| {
+        let now = shared.host.clock.monotonic();
+        let current = observe(&shared, &mut reign, *applied.borrow_and_update(), now);
+        shared.leadership.send_if_modified(|known| {
             let changed = *known != current;
             if changed {
-                log_change(core.node_id(), known, &current);
+                log_change(shared.node_id(), known, &current);
                 *known = current;
             }
             changed
         });
+        // A leader notes how fresh it is while it knows: a moment later it may follow.
+        shared.fresh_as_of();
         tokio::select! {
             biased;
-            () = core.stop.cancelled() => break,
+            () = shared.stop.cancelled() => break,
             changed = metrics.changed() => if changed.is_err() { break },
             // Only the first entry of a term matters, and only to a leader.
-            Ok(()) = applied.changed(), if awaits_first_entry(&core) => {}
-            () = tokio::time::sleep(core.settings.heartbeat) => {}
+            Ok(()) = applied.changed(), if awaits_first_entry(&shared) => {}
+            () = tokio::time::sleep(shared.settings.heartbeat) => {}
         }
     }
-    core.leadership.send_replace(Leadership::default());
+    shared.leadership.send_replace(Leadership::default());
 }
 
-fn awaits_first_entry(core: &Shared) -> bool {
-    let known = core.leadership.borrow();
-    known.is_leader && known.reign.is_none()
+fn awaits_first_entry(shared: &Shared) -> bool {
+    let known = shared.leadership.borrow();
+    known.is_leader && known.reign.is_none() && !shared.is_handing_over(known.term)
 }
 
 fn observe(
-    core: &Shared,
+    shared: &Shared,
     reign: &mut Option<Reign>,
     applied: Option<LogId>,
     now: Duration,
 ) -> Leadership {
     // Cloned at once: holding the reference would block openraft.
-    let metrics = core.raft.server_metrics().borrow_watched().clone();
-    core.peers.set_members(metrics.membership_config.membership());
+    let metrics = shared.raft.server_metrics().borrow_watched().clone();
+    shared.peers.set_members(metrics.membership_config.membership());
     let term = metrics.vote.leader_id.term;
-    let me = core.node_id();
+    let me = shared.node_id();
     let is_leader = metrics.state == ServerState::Leader && metrics.current_leader == Some(me);
     let own_entry =
         applied.is_some_and(|last| last.leader_id.term == term && last.leader_id.node_id == me);
     *reign = match *reign {
+        _ if shared.is_handing_over(term) => None,
         Some(current) if is_leader && current.term == term => Some(current),
         _ if is_leader && own_entry => Some(Reign { term, since: now }),
         _ => None,
     };
     if let Some(reign) = *reign {
-        core.stamper().lead(reign.term, reign.since);
+        shared.stamper().lead(reign.term, reign.since);
     }
     let alive = metrics.current_leader.filter(|leader| match is_leader {
-        true => core.quorum_contact_age().is_some_and(|age| age < core.settings.leader_lease()),
+        true => shared.quorum_contact_age().is_some_and(|age| age < shared.settings.leader_lease()),
         false => {
-            core.contact_age(*leader, now) < Some(core.settings.election_timeout_min)
-                && core.contact_age(*leader, now).is_some()
+            shared.contact_age(*leader, now) < Some(shared.settings.election_timeout_min)
+                && shared.contact_age(*leader, now).is_some()
         }
     });
-    let leader = alive.and_then(|id| Some((id, core.peers.member(id)?)));
+    let leader = alive.and_then(|id| Some((id, shared.peers.member(id)?)));
     Leadership { leader, term, is_leader, reign: *reign }
 }
 

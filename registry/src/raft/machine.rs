@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::OptionalSend;
@@ -13,12 +14,16 @@ use rollcall_core::State;
 use rollcall_core::record::Event;
 use rollcall_proto::stored;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::log::Fatal;
 use super::snapshot::{SnapshotHandle, SnapshotStore};
 use super::transfer::{Snapshot, SnapshotData};
 use super::types::{Entry, EntryPayload, LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::host::Host;
+
+/// How often a snapshot that found the disk full looks for space.
+const SPACE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What readers get after each batch.
 #[derive(Clone, Debug)]
@@ -94,6 +99,7 @@ pub struct Machine {
     snapshots: SnapshotStore,
     output: Arc<Output>,
     fatal: Fatal,
+    stop: CancellationToken,
 }
 
 impl Machine {
@@ -103,6 +109,7 @@ impl Machine {
         snapshots: SnapshotStore,
         output: Arc<Output>,
         fatal: Fatal,
+        stop: CancellationToken,
     ) -> Self {
         let machine = Self {
             state: State::new(journal_events),
@@ -113,6 +120,7 @@ impl Machine {
             snapshots,
             output,
             fatal,
+            stop,
         };
         machine.publish(Vec::new(), true);
         machine
@@ -199,6 +207,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             },
             host: self.host.clone(),
             snapshots: self.snapshots.clone(),
+            stop: self.stop.clone(),
         }
     }
 
@@ -246,19 +255,91 @@ pub struct Builder {
     meta: SnapshotMeta,
     host: Host,
     snapshots: SnapshotStore,
+    stop: CancellationToken,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = SnapshotData;
-
-    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+impl Builder {
+    async fn write(&self) -> Result<SnapshotHandle, io::Error> {
         let (state, meta, store) = (self.state.clone(), self.meta.clone(), self.snapshots.clone());
         let write = move || {
             let epoch = u64::from(state.epoch());
             store.write(&meta, epoch, stored::state_parts(&state))
         };
         let written = self.host.run_blocking(write).await;
-        let snapshot = written.ok_or_else(|| io::Error::other("writing was cancelled"))??;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot })
+        Ok(written.ok_or_else(|| io::Error::other("writing was cancelled"))??)
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        loop {
+            match self.write().await {
+                Ok(snapshot) => return Ok(Snapshot { meta: self.meta.clone(), snapshot }),
+                // An error ends the node, and a full disk must not: the snapshot waits for space.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    tracing::warn!(%error, "the snapshot waits for space on the disk");
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    return Err(io::Error::other("the node shuts down"));
+                }
+                () = tokio::time::sleep(SPACE_PAUSE) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderIdExt;
+    use rollcall_core::{Command, Stamped};
+
+    use super::super::types::{CommittedLeaderId, Proposal};
+    use super::*;
+
+    fn entry(index: u64, bytes: bytes::Bytes) -> Entry {
+        let log_id = LogId::new(CommittedLeaderId::new_committed(1, 7), index);
+        Entry { log_id, payload: EntryPayload::Normal(Proposal(bytes)) }
+    }
+
+    async fn apply(machine: &mut Machine, entries: Vec<Entry>) -> Result<(), io::Error> {
+        machine.apply(futures_util::stream::iter(entries.into_iter().map(|e| Ok((e, None))))).await
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_published_once_and_an_unknown_command_stops_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, fatal) = (Host::system(1), Fatal::default());
+        let snapshots = SnapshotStore::open(Arc::clone(&host.disk), dir.path(), Some(7)).unwrap();
+        let seen: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
+        let output = {
+            let seen = Arc::clone(&seen);
+            Arc::new(Output::new(Arc::new(move |published: Published| {
+                seen.lock().unwrap().push((published.applied_index, published.restored));
+            })))
+        };
+        let stop = CancellationToken::new();
+        let mut machine =
+            Machine::new(10, host, snapshots, Arc::clone(&output), fatal.clone(), stop);
+        let command = Command::AdvanceTime;
+        let command = stored::encode_command(&Stamped { wall_ms: 0, advance_ms: 1, command });
+        let three = |from| (from..from + 3).map(|index| entry(index, command.clone())).collect();
+        apply(&mut machine, three(1)).await.unwrap();
+        assert!(seen.lock().unwrap().is_empty(), "nothing is shown before the node has started");
+        output.go_live();
+        apply(&mut machine, three(4)).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), [(3, true), (6, false)]);
+        assert_eq!((output.applied_index(), machine.state.cluster_ms()), (6, 6));
+
+        let unknown = entry(7, bytes::Bytes::from_static(b"\xff from a later release"));
+        apply(&mut machine, vec![unknown]).await.unwrap_err();
+        let reason = fatal.get().expect("the node is told to stop");
+        assert!(reason.contains("entry 7 of the raft log"), "{reason}");
+        assert_eq!(output.applied_index(), 6, "it was not skipped");
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -114,8 +115,13 @@ impl Shared {
         self.change(ChangeMembers::Batch(changes)).await
     }
 
-    /// Removes a member. A leader that removes itself hands over first.
+    /// Removes a member. A leader that is to be removed hands over first; its successor removes it.
     pub(crate) async fn remove(self: &Arc<Self>, id: u64) -> Result<(), AdminError> {
+        if id == self.node_id() && self.leader_metrics()?.membership_config.voter_ids().count() > 1
+        {
+            self.hand_over(None).await?;
+            return Err(AdminError::NoLeader { retry_after: self.retry_after() });
+        }
         let _one = self.one_change()?;
         let metrics = self.leader_metrics()?;
         if metrics.membership_config.get_node(&id).is_none() {
@@ -153,6 +159,8 @@ impl Shared {
                 .best_successor(&metrics)
                 .ok_or_else(|| refused("no other voter answers; the lead stays here".to_owned()))?,
         };
+        // Another may lead as soon as the others hear of it, long before the lease of this one is over.
+        self.handing_over.store(metrics.vote.leader_id.term, Ordering::SeqCst);
         let stopped = |_| AdminError::Stopped;
         self.raft.trigger().transfer_leader(to).await.map_err(stopped)?;
         let deadline = self.settings.outage_max();

@@ -104,7 +104,9 @@ impl Shared {
             && let Some(age) = self.quorum_contact_age()
         {
             // What the leader acknowledged before its last contact with a quorum it had applied itself.
-            return Some(self.host.clock.monotonic().saturating_sub(age));
+            let led = self.host.clock.monotonic().saturating_sub(age);
+            let mut freshness = self.reads.freshness();
+            freshness.fresh = freshness.fresh.max(Some(led));
         }
         self.reads.freshness().fresh_as_of(self.output.applied_index())
     }
@@ -117,7 +119,8 @@ impl Shared {
         let no_leader = || ReadError::NoLeader { retry_after: self.retry_after() };
         let (id, member) = self.last_known_leader().ok_or_else(no_leader)?;
         let mut client = self.peers.client(Some(id), member.peer, Lane::Control);
-        let deadline = self.settings.rpc_timeout;
+        // A leader that cannot reach a quorum says so when its lease is over.
+        let deadline = 2 * self.settings.leader_lease();
         let request = pb::ReadIndexRequest {};
         let answer = call("read index", deadline, request, |r| client.read_index(r)).await;
         use pb::read_index_response::Result as Answer;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rollcall_core::{Command, Outcome};
 use rollcall_proto::internal::v1 as pb;
 use rollcall_proto::internal::v1::peer_service_server::PeerServiceServer;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -41,8 +43,8 @@ use crate::disk::{DirLock, lock_data_dir};
 use crate::host::Host;
 use crate::net::{self, Listener};
 
-/// Open streams on one peer connection.
-const STREAMS_MAX: u32 = 4096;
+/// Open streams on one peer connection: the commands that a node passes on, and room for everything else.
+const STREAMS_MAX: u32 = 8192;
 /// A stopping node waits this long for its peers to end their calls.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -116,12 +118,14 @@ impl Replica {
         let guard = PeerGuard::new(identity.node_id(), identity.cluster_id());
         let peers = Arc::new(Peers::new(host.clone(), guard.clone(), &settings));
         let output = Arc::new(Output::new(publisher));
+        let stop = CancellationToken::new();
         let machine = Machine::new(
             settings.journal_events,
             host.clone(),
             snapshots.clone(),
             Arc::clone(&output),
             fatal.clone(),
+            stop.clone(),
         );
         let networks = PeerNetworks::new(Arc::clone(&peers), Arc::clone(&settings));
         let raft = Raft::build(guard.node_id(), config, networks, log.clone(), machine)
@@ -129,6 +133,8 @@ impl Replica {
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (reads, waiters) = Reads::new(settings.waiting_reads_max);
         let in_flight = Semaphore::new(settings.in_flight_max);
+        let restarted = guard.cluster_id().is_some();
+        let quiet_until = restarted.then(|| Instant::now() + settings.leader_lease());
         let shared = Arc::new(Shared {
             raft,
             host,
@@ -145,13 +151,18 @@ impl Replica {
             in_flight,
             changing: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
-            stop: CancellationToken::new(),
+            stop,
             tasks: TaskTracker::new(),
             fatal,
             stamper: Mutex::default(),
             contact: Mutex::default(),
+            quiet_until,
+            handing_over: AtomicU64::new(0),
         });
         shared.output.go_live();
+        if restarted {
+            shared.raft.runtime_config().elect(false);
+        }
         shared.raft.run();
         let tasks = &shared.tasks;
         tasks.spawn(leadership::watch(Arc::clone(&shared)));
@@ -352,7 +363,24 @@ impl Replica {
         self.administer(Action::Remove(pb::RemoveMember { node_id: id })).await
     }
 
+    /// Takes an operator's wish to the leader. Waits for one as long as an outage may last: without a leader
+    /// the wish has had no effect yet.
     async fn administer(&self, action: pb::administer_request::Action) -> Result<(), AdminError> {
+        let until = Instant::now() + self.shared.settings.outage_max();
+        loop {
+            match self.administer_once(action.clone()).await {
+                Err(AdminError::NoLeader { retry_after }) if Instant::now() < until => {
+                    tokio::time::sleep(retry_after).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn administer_once(
+        &self,
+        action: pb::administer_request::Action,
+    ) -> Result<(), AdminError> {
         let shared = &self.shared;
         let request = pb::AdministerRequest { action: Some(action) };
         let answer = if shared.raft.is_leader() {
@@ -415,6 +443,7 @@ impl Replica {
         }
         shared.tasks.close();
         shared.tasks.wait().await;
+        shared.peers.close();
         if let Err(error) = shared.log.close().await {
             tracing::warn!(%error, "close the raft log");
         }

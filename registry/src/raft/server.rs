@@ -32,6 +32,13 @@ impl PeerServer {
     fn check<T>(&self, request: &Request<T>) -> Result<u64, Status> {
         self.0.guard.check(request.metadata())
     }
+
+    fn refuse_while_quiet(&self) -> Result<(), Status> {
+        if self.0.is_quiet() {
+            return Err(Status::unavailable("this node has just restarted and does not vote yet"));
+        }
+        Ok(())
+    }
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -78,6 +85,10 @@ impl PeerService for PeerServer {
     ) -> Result<Response<pb::VoteResponse>, Status> {
         self.check(&request)?;
         let vote = wire::vote_request_in(request.into_inner())?;
+        // A transfer is the wish of the leader itself: no promise to it is broken.
+        if !vote.leadership_transfer {
+            self.refuse_while_quiet()?;
+        }
         let answer = self.0.raft.vote(vote).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(&answer)))
     }
@@ -87,6 +98,7 @@ impl PeerService for PeerServer {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
         self.check(&request)?;
+        self.refuse_while_quiet()?;
         let vote = wire::vote_request_in(request.into_inner())?;
         let answer = self.0.raft.pre_vote(vote).await.map_err(stopped)?;
         Ok(Response::new(wire::vote_response_out(&answer)))

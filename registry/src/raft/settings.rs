@@ -31,7 +31,7 @@ pub struct RaftSettings {
     pub kept_entries: u64,
     /// A learner is promoted when it lags by no more entries than this.
     pub catch_up_entries: u64,
-    /// At most this many commands wait for their outcome on one leader; more are refused as overload.
+    /// At most this many commands wait for their outcome on one node; more are refused as overload.
     pub in_flight_max: usize,
     /// At most this many readers wait for one read index; more are refused as overload.
     pub waiting_reads_max: usize,

@@ -1,6 +1,7 @@
 //! What the parts of one replica share: the handles to openraft, to the peers, to the disk and to each other.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,11 @@ pub(crate) struct Shared {
     pub(crate) fatal: Fatal,
     pub(crate) stamper: Mutex<Stamper>,
     pub(crate) contact: Mutex<Contact>,
+    /// Until when this node votes for nobody: before its restart it may have promised a leader not to, which
+    /// only its memory knew. `None` on a node that is new.
+    pub(crate) quiet_until: Option<tokio::time::Instant>,
+    /// The term in which this node, as its leader, has begun to hand over: from then on another may lead.
+    pub(crate) handing_over: AtomicU64,
 }
 
 impl Shared {
@@ -79,10 +85,22 @@ impl Shared {
         (contact.leader == leader).then(|| now.saturating_sub(contact.at))
     }
 
-    /// How long ago a quorum answered this node as its leader; `None` on others. Zero where it is the quorum.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet_until.is_some_and(|until| tokio::time::Instant::now() < until)
+    }
+
+    pub(crate) fn is_handing_over(&self, term: u64) -> bool {
+        self.handing_over.load(Ordering::SeqCst) == term
+    }
+
+    /// How long ago a quorum answered this node as its leader; `None` on others, and on a leader that hands
+    /// over. Zero where it is the quorum.
     pub(crate) fn quorum_contact_age(&self) -> Option<Duration> {
         let metrics = self.metrics();
-        if metrics.current_leader != Some(self.node_id()) || !metrics.state.is_leader() {
+        if metrics.current_leader != Some(self.node_id())
+            || !metrics.state.is_leader()
+            || self.is_handing_over(metrics.vote.leader_id.term)
+        {
             return None;
         }
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();

@@ -92,6 +92,9 @@ impl Shared {
         if self.stop.is_cancelled() {
             return Err(SubmitError::Stopped);
         }
+        let limit = self.settings.in_flight_max;
+        let _permit =
+            self.in_flight.try_acquire().map_err(|_| SubmitError::Overloaded { limit })?;
         let limit = self.settings.command_bytes_max;
         if command.len() > limit {
             return Err(SubmitError::TooLarge { bytes: command.len(), limit });

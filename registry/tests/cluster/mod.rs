@@ -1,10 +1,16 @@
 //! Real nodes on loopback sockets and temporary directories, each on a runtime of its own: killing a node is
-//! dropping its runtime, so that nothing it was about to do is done.
+//! dropping its runtime, so that nothing it was about to do is done. `freeze` cuts a node off without closing
+//! anything.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod freeze;
+
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +19,9 @@ use rollcall_core::name::ServiceName;
 use rollcall_core::policy::Policy;
 use rollcall_core::record::Actor;
 use rollcall_core::{Command, State};
+use rollcall_registry::disk::{DirLock, Disk, DiskFile, OpenMode, StdDisk};
 use rollcall_registry::host::Host;
+use rollcall_registry::net::{Net, TokioNet};
 use rollcall_registry::raft::JoinOptions;
 use rollcall_registry::raft::errors::StartError;
 use rollcall_registry::raft::log::Fatal;
@@ -30,6 +38,19 @@ use tonic::service::Routes;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Deadline of single calls.
 pub(crate) const CALL: Duration = Duration::from_secs(10);
+
+/// The disk and the network of a node.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) net: Arc<dyn Net>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { disk: Arc::new(StdDisk), net: Arc::new(TokioNet) }
+    }
+}
 
 /// What a node has published.
 #[derive(Clone)]
@@ -62,11 +83,14 @@ async fn open(
     dir: PathBuf,
     peer: SocketAddr,
     settings: RaftSettings,
+    world: World,
     seen: Arc<Mutex<Seen>>,
     fatal: Fatal,
 ) -> Result<(Replica, SocketAddr), StartError> {
-    let seed = std::process::id() as u64 ^ Arc::as_ptr(&seen) as u64;
-    let host = Host::system(seed);
+    // Each start of a node draws other ids: a wiped node must not get its old one again.
+    static STARTS: AtomicU64 = AtomicU64::new(0);
+    let seed = u64::from(std::process::id()) << 32 | STARTS.fetch_add(1, Ordering::Relaxed);
+    let host = Host { disk: world.disk, net: world.net, ..Host::system(seed) };
     let listener = listen(&host, peer).await;
     let peer = listener.local_addr().unwrap();
     let announced = Member {
@@ -108,6 +132,16 @@ impl Node {
 
     /// Starts a node on a directory that may hold what an earlier one has left.
     pub(crate) fn open(dir: Arc<TempDir>, peer: SocketAddr, settings: RaftSettings) -> Self {
+        Self::open_in(World::default(), dir, peer, settings)
+    }
+
+    /// Starts a node in a world of the test's choice.
+    pub(crate) fn open_in(
+        world: World,
+        dir: Arc<TempDir>,
+        peer: SocketAddr,
+        settings: RaftSettings,
+    ) -> Self {
         let runtime = runtime();
         let (path, fatal) = (dir.path().to_owned(), Fatal::default());
         let state = State::new(1);
@@ -119,7 +153,7 @@ impl Node {
                 loop {
                     let (path, settings) = (path.clone(), settings.clone());
                     let (seen, fatal) = (Arc::clone(&seen), fatal.clone());
-                    match open(path, peer, settings, seen, fatal).await {
+                    match open(path, peer, settings, world.clone(), seen, fatal).await {
                         // The threads of a killed node end a moment later.
                         Err(StartError::Store(rollcall_registry::disk::StoreError::InUse {
                             ..
@@ -204,7 +238,10 @@ impl Node {
     /// Ends the node in order.
     pub(crate) async fn stop(mut self) -> (Arc<TempDir>, SocketAddr) {
         self.run(|replica| async move { replica.shutdown().await }).await;
-        self.runtime.take().unwrap().shutdown_background();
+        let runtime = self.runtime.take().unwrap();
+        // Connections end when the other side has noticed.
+        eventually("no task is left", || runtime.metrics().num_alive_tasks() == 0).await;
+        runtime.shutdown_background();
         (Arc::clone(&self.dir), self.peer)
     }
 }
@@ -263,4 +300,50 @@ pub(crate) async fn three(settings: &RaftSettings) -> Vec<Node> {
         assert_eq!(node.join(&seeds).await, Standing::Voter);
     }
     nodes
+}
+
+/// The real disk, which says on request that it is nearly full.
+#[derive(Debug, Default)]
+pub(crate) struct TightDisk {
+    full: AtomicBool,
+}
+
+impl TightDisk {
+    pub(crate) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+}
+
+impl Disk for TightDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        StdDisk.open(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        StdDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        StdDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        StdDisk.list(dir)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        StdDisk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        StdDisk.sync_dir(dir)
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<DirLock> {
+        StdDisk.lock(dir)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        if self.full.load(Ordering::SeqCst) { Ok(1 << 20) } else { StdDisk.free_bytes(dir) }
+    }
 }

@@ -3,6 +3,7 @@
 //! (`tail`). Appending returns once the entries can be read; openraft is told when they are durable. The first
 //! write or fsync error is final: it goes to [`Fatal`], and the node exits before it acknowledges anything.
 
+mod device;
 mod file;
 #[cfg(test)]
 mod suite;
@@ -107,7 +108,7 @@ pub struct LogStats {
 
 /// What the store, its readers and the writer share.
 #[derive(Debug)]
-pub(self) struct Shared {
+struct Shared {
     tail: Mutex<Tail>,
     /// `None` once closed.
     file: RwLock<Option<LogFile>>,
@@ -134,7 +135,12 @@ impl Shared {
     }
 
     /// Notes that everything up to `position` is durable.
-    fn committed(&self, position: u64, changes: &[Change]) {
+    fn queue_done(&self, position: u64) {
+        self.tail().durable(position);
+    }
+
+    /// Notes what a commit has made durable.
+    fn committed(&self, changes: &[Change]) {
         let mut entries = 0;
         let mut tail = self.tail();
         for change in changes {
@@ -147,14 +153,11 @@ impl Shared {
                 | Change::Cluster(_) => {}
             }
         }
-        tail.durable(position);
         drop(tail);
-        if !changes.is_empty() {
-            self.commits.fetch_add(1, Ordering::Relaxed);
-            self.entries.fetch_add(entries, Ordering::Relaxed);
-            let full = disk::is_nearly_full(&*self.disk, &self.dir);
-            self.nearly_full.store(full, Ordering::Relaxed);
-        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        let full = disk::is_nearly_full(&*self.disk, &self.dir);
+        self.nearly_full.store(full, Ordering::Relaxed);
     }
 
     fn close(&self) {
@@ -176,7 +179,7 @@ impl Shared {
             let view = self.with_file(|file| file.begin_read().map_err(|e| e.to_string()));
             (view.map_err(io::Error::other)?, cold, tail.cached(warm, max))
         };
-        let expected = cold.end - cold.start;
+        let (start, expected) = (cold.start, cold.end - cold.start);
         let read = move || file::read_entries(&view, cold, max);
         let found = match self.mode {
             WriterMode::Thread => {
@@ -184,6 +187,12 @@ impl Shared {
             }
             WriterMode::Task => read(),
         };
+        let found = found.and_then(|found| {
+            let begins = found.first().is_some_and(|entry| entry.log_id.index == start);
+            let ends = found.len() as u64 == expected || max != usize::MAX;
+            let hole = || format!("entries {start} to {} are not all there", start + expected - 1);
+            if begins && ends { Ok(found) } else { Err(hole()) }
+        });
         let mut found = found.map_err(|reason| {
             self.fatal.report(&reason);
             io::Error::new(io::ErrorKind::InvalidData, reason)
@@ -269,7 +278,16 @@ impl LogStore {
         LogWriter::start(writer, Arc::clone(&shared), receiver, commit, purged)
             .map_err(|e| StoreError::io("start the writer of", &path, e))?;
         let bytes = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
-        Ok(Self { shared, commands, queued: Arc::default(), bytes })
+        let mut queued = 0;
+        if let (None, Some(own)) = (stored, cluster_id) {
+            // The node died between storing its cluster in the identity and storing it here.
+            let order = Order::Change(Change::Cluster(own));
+            let command = Command { position: 1, order, waiter: Waiter::Nobody };
+            if commands.try_send(command).is_ok() {
+                queued = 1;
+            }
+        }
+        Ok(Self { shared, commands, queued: Arc::new(Mutex::new(queued)), bytes })
     }
 
     /// Stores the cluster that the node belongs to, durably. Call it before the first entry of that cluster.

@@ -188,8 +188,9 @@ impl LogWriter {
                 Err(reason) => return Err(self.fail(reason)),
             }
             self.commit += 1;
+            self.shared.committed(&changes);
         }
-        self.shared.committed(position, &changes);
+        self.shared.queue_done(position);
         if close {
             self.failed = Some("the raft log was closed".to_owned());
             self.shared.close();

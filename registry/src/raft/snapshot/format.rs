@@ -137,6 +137,9 @@ impl PartWriter {
     }
 }
 
+/// A part with the bytes before it.
+type Framed = ([u8; FRAME_BYTES], Vec<u8>);
+
 /// Reads a file front to back, trusting nothing.
 struct Reader<'a> {
     file: &'a dyn DiskFile,
@@ -197,7 +200,7 @@ impl Reader<'_> {
     }
 
     /// The next part, or `None` at the end, whose marker is consumed.
-    fn part(&mut self, number: u64) -> Result<Option<([u8; FRAME_BYTES], Vec<u8>)>, StoreError> {
+    fn part(&mut self, number: u64) -> Result<Option<Framed>, StoreError> {
         let at = self.offset;
         let mut length = [0; 4];
         self.take(&mut length)?;

@@ -95,7 +95,7 @@ impl SnapshotHandle {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn read(&self, offset: u64) -> std::io::Result<Vec<u8>> {
+    pub fn read(&self, offset: u64) -> io::Result<Vec<u8>> {
         let left = self.0.info.file_bytes.saturating_sub(offset);
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(PART_BYTES_MAX);
         let mut bytes = vec![0; length];
@@ -271,7 +271,7 @@ fn open_file(
     let info = format::verify(&*file, &path)?;
     if cluster_id != Some(info.cluster_id) {
         let expected =
-            cluster_id.map_or("no cluster".to_owned(), |id| format!("cluster {id:032x}"));
+            cluster_id.map_or_else(|| "no cluster".to_owned(), |id| format!("cluster {id:032x}"));
         let found = format!("cluster {:032x}", info.cluster_id);
         return Err(StoreError::Foreign { path, found, expected });
     }

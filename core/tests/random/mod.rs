@@ -1,0 +1,386 @@
+//! Random commands over few names, so that they meet: most make sense on the state they find, some are hostile.
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use rollcall_core::{
+    Command, Outcome, Rejection, State,
+    command::{
+        DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
+        ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, PutServicePolicy,
+        Register, Registration, RequestId, SetAdminState, SetProtection,
+    },
+    name::{InstanceName, ServiceName},
+    policy::Policy,
+    record::{Actor, AdminState, Reason, Scope},
+};
+use std::{sync::Arc, time::Duration};
+
+/// One command, when it comes, and whether one of two nodes is loaded from a snapshot before.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) reload: bool,
+    pub(crate) advance_ms: u64,
+    pub(crate) input: Input,
+    request: Option<u8>,
+    by: u8,
+}
+
+/// What a command is made of; what refers to a lease is settled when the state is known.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    Register(Vec<Item>),
+    Deregister(Vec<Gone>),
+    SetAdmin(u8, AdminState, Option<u64>, Which, Option<Expect>),
+    Policy(u8, Option<u64>),
+    Checkpoint(Vec<(u8, Which, Option<u32>)>),
+    Expire(Vec<(u8, Which)>),
+    Evict(Vec<(u8, Which)>),
+    Protect(u8, Vec<(u8, Which)>),
+    Unprotect(u8, Reason),
+    Idle,
+}
+
+/// Which instance, by which generation, whether it may be missing, what is expected.
+type Gone = (u8, Which, bool, Option<Expect>);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    name: u8,
+    nonce: u128,
+    host: u8,
+    ttl: u64,
+    held: Which,
+    expect: Option<Expect>,
+}
+
+/// A generation and epoch, relative to what stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which {
+    Zero,
+    Standing,
+    OldEpoch,
+    Old,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Expect {
+    Absent,
+    Standing,
+    Wrong,
+}
+
+/// Names that commands are about.
+const NAMES: [&str; 6] = ["web/a", "web/b", "web/c", "api/a", "ops:web/a", "ops:job/a"];
+
+pub(crate) fn services() -> Vec<ServiceName> {
+    NAMES.iter().map(|text| name(text).service).collect()
+}
+
+fn name(text: &str) -> InstanceName {
+    let (service, id) = text.split_once('/').unwrap();
+    let (namespace, service) = service.split_once(':').unwrap_or(("", service));
+    InstanceName::parse(namespace, service, id).unwrap()
+}
+
+fn named(index: u8) -> InstanceName {
+    name(NAMES[usize::from(index) % NAMES.len()])
+}
+
+pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..most)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let advance = prop_oneof![
+        300 => Just(0_u64),
+        150 => 0..5_000_u64,
+        45 => 60_000..700_000_u64,
+        1 => Just(u64::MAX),
+    ];
+    (prop::bool::weighted(0.1), advance, input(), option::weighted(0.3, 0..12_u8), 0..4_u8)
+        .prop_map(|(reload, advance_ms, input, request, by)| Step {
+            reload,
+            advance_ms,
+            input,
+            request,
+            by,
+        })
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let index = || 0..6_u8;
+    let leases = || vec((index(), which()), 0..4);
+    let until = prop_oneof![Just(1_000_u64), Just(90_000), Just(u64::MAX)];
+    let states = select(vec![AdminState::Enabled, AdminState::Draining, AdminState::Maintenance]);
+    let ends = select(vec![
+        Reason::ProtectionEnded,
+        Reason::ProtectionReleased,
+        Reason::ProtectionTimedOut,
+    ]);
+    let missed = vec((index(), which(), option::of(0..9_000_u32)), 0..4);
+    let gone = vec((index(), which(), any::<bool>(), expect()), 0..3);
+    prop_oneof![
+        12 => vec(item(), 0..4).prop_map(Input::Register),
+        4 => gone.prop_map(Input::Deregister),
+        5 => (index(), states, option::of(until), which(), expect())
+            .prop_map(|(name, state, until, which, expect)| {
+                Input::SetAdmin(name, state, until, which, expect)
+            }),
+        2 => (index(), option::of(0..3_u64)).prop_map(|(name, wait)| Input::Policy(name, wait)),
+        3 => missed.prop_map(Input::Checkpoint),
+        8 => leases().prop_map(Input::Expire),
+        5 => leases().prop_map(Input::Evict),
+        2 => (index(), leases()).prop_map(|(scope, restore)| Input::Protect(scope, restore)),
+        2 => (index(), ends).prop_map(|(scope, reason)| Input::Unprotect(scope, reason)),
+        1 => Just(Input::Idle),
+    ]
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let ttl = prop_oneof![6 => Just(10_u64), 1 => Just(20), 1 => Just(0)];
+    (0..6_u8, 1..4_u128, 1..4_u8, ttl, which(), expect()).prop_map(
+        |(name, nonce, host, ttl, held, expect)| Item { name, nonce, host, ttl, held, expect },
+    )
+}
+
+fn which() -> impl Strategy<Value = Which> {
+    prop_oneof![
+        4 => Just(Which::Zero),
+        12 => Just(Which::Standing),
+        3 => Just(Which::OldEpoch),
+        2 => Just(Which::Old),
+        1 => Just(Which::Unknown),
+    ]
+}
+
+fn expect() -> impl Strategy<Value = Option<Expect>> {
+    let some = prop_oneof![
+        Just(Some(Expect::Absent)),
+        Just(Some(Expect::Standing)),
+        Just(Some(Expect::Wrong))
+    ];
+    prop_oneof![8 => Just(None), 2 => some]
+}
+
+impl Which {
+    fn of(self, name: u8, state: &State) -> (u64, u32) {
+        let record = state.instance(&named(name));
+        let (generation, epoch) = record.map_or((1, 1), |r| (r.generation, r.lease_epoch));
+        match self {
+            Self::Zero => (0, 0),
+            Self::Standing => (generation, epoch),
+            Self::OldEpoch => (generation, epoch.saturating_sub(1)),
+            Self::Old => (generation.saturating_sub(1), epoch),
+            Self::Unknown => (u64::MAX, u32::MAX),
+        }
+    }
+}
+
+impl Expect {
+    fn of(self, name: u8, state: &State) -> u64 {
+        let standing = state.instance(&named(name)).map_or(0, |record| record.revision);
+        match self {
+            Self::Absent => 0,
+            Self::Standing => standing,
+            Self::Wrong => standing.wrapping_add(1),
+        }
+    }
+}
+
+impl Step {
+    /// The command that this step means on `state`.
+    pub(crate) fn command(&self, state: &State) -> Command {
+        let (actor, request_id) = (self.actor(), self.request_id());
+        match &self.input {
+            Input::Register(items) => Command::Register(Register {
+                items: items.iter().map(|item| item.registration(state)).collect(),
+                actor,
+                request_id,
+                address_limit: true,
+            }),
+            Input::Deregister(items) => {
+                let items = items.iter().map(|item| deregistration(item, state)).collect();
+                Command::Deregister(Deregister { items, actor, request_id, evidence: "".into() })
+            }
+            Input::SetAdmin(name, to, until, which, expect) => {
+                Command::SetAdminState(SetAdminState {
+                    name: named(*name),
+                    generation: which.of(*name, state).0,
+                    state: *to,
+                    actor,
+                    reason: "".into(),
+                    expire_after: until.map(Duration::from_millis),
+                    request_id,
+                    expected_revision: expect.map(|expect| expect.of(*name, state)),
+                })
+            }
+            Input::Policy(name, None) => {
+                let service = named(*name).service;
+                Command::DeleteServicePolicy(DeleteServicePolicy { service, actor, request_id })
+            }
+            Input::Policy(name, Some(wait)) => {
+                let evict_after = Some(Duration::from_secs(*wait));
+                let policy = Policy { evict_after, ..Policy::default() };
+                let service = named(*name).service;
+                Command::PutServicePolicy(PutServicePolicy { service, policy, actor, request_id })
+            }
+            Input::Checkpoint(_) | Input::Expire(_) | Input::Evict(_) => self.on_leases(state),
+            Input::Protect(index, restore) => {
+                let restore = leases(restore, state);
+                self.protection(*index, ProtectionChange::Enter { restore })
+            }
+            Input::Unprotect(index, reason) => {
+                self.protection(*index, ProtectionChange::Leave(*reason))
+            }
+            Input::Idle => Command::AdvanceTime,
+        }
+    }
+
+    /// What the leader decides on leases.
+    fn on_leases(&self, state: &State) -> Command {
+        let actor = self.actor();
+        match &self.input {
+            Input::Checkpoint(items) => {
+                let item = |(name, which, remaining_ms): &(u8, Which, Option<u32>)| {
+                    let (generation, lease_epoch) = which.of(*name, state);
+                    LeaseCheckpoint { generation, lease_epoch, remaining_ms: *remaining_ms }
+                };
+                Command::CheckpointLeases(items.iter().map(item).collect())
+            }
+            Input::Expire(names) => {
+                let evidence: Arc<str> = "".into();
+                let item = |(generation, lease_epoch)| Expiry {
+                    generation,
+                    lease_epoch,
+                    evidence: evidence.clone(),
+                };
+                let items = leases(names, state).into_iter().map(item).collect();
+                Command::ExpireLeases(ExpireLeases { items, actor })
+            }
+            Input::Evict(names) => {
+                let evidence: Arc<str> = "".into();
+                let item = |(generation, lease_epoch)| Eviction {
+                    generation,
+                    lease_epoch,
+                    evidence: evidence.clone(),
+                };
+                let items = leases(names, state).into_iter().map(item).collect();
+                Command::EvictInstances(EvictInstances { items, actor })
+            }
+            _ => Command::AdvanceTime,
+        }
+    }
+
+    fn protection(&self, index: u8, change: ProtectionChange) -> Command {
+        let scope = match index {
+            0 => Scope::Cluster,
+            _ => Scope::Service(named(index).service),
+        };
+        let (actor, request_id) = (self.actor(), self.request_id());
+        let evidence = "".into();
+        Command::SetProtection(SetProtection { scope, change, actor, evidence, request_id })
+    }
+
+    fn request_id(&self) -> Option<RequestId> {
+        self.request.map(|request| RequestId::parse(&format!("r{request}")).unwrap())
+    }
+
+    fn actor(&self) -> Actor {
+        match self.by {
+            0 => Actor::Operator("ann".into()),
+            1 => Actor::Registry("n1".into()),
+            _ => Actor::Owner("10.0.0.9".into()),
+        }
+    }
+}
+
+fn leases(names: &[(u8, Which)], state: &State) -> Vec<(u64, u32)> {
+    names.iter().map(|(name, which)| which.of(*name, state)).collect()
+}
+
+fn deregistration(item: &Gone, state: &State) -> Deregistration {
+    let (name, which, allow_missing, expect) = item;
+    Deregistration {
+        name: named(*name),
+        generation: which.of(*name, state).0,
+        allow_missing: *allow_missing,
+        expected_revision: expect.map(|expect| expect.of(*name, state)),
+    }
+}
+
+impl Item {
+    fn registration(&self, state: &State) -> Registration {
+        Registration {
+            name: named(self.name),
+            spec: Arc::new(super::given::spec(&format!("10.0.0.{}:80", self.host), self.ttl)),
+            nonce: self.nonce,
+            held_generation: self.held.of(self.name, state).0,
+            expected_revision: self.expect.map(|expect| expect.of(self.name, state)),
+        }
+    }
+}
+
+pub(crate) fn has_request_id(command: &Command) -> bool {
+    match command {
+        Command::Register(c) => c.request_id.is_some(),
+        Command::Deregister(c) => c.request_id.is_some(),
+        Command::SetAdminState(c) => c.request_id.is_some(),
+        Command::PutServicePolicy(c) => c.request_id.is_some(),
+        Command::DeleteServicePolicy(c) => c.request_id.is_some(),
+        Command::SetProtection(c) => c.request_id.is_some(),
+        Command::CheckpointLeases(_)
+        | Command::ExpireLeases(_)
+        | Command::EvictInstances(_)
+        | Command::AdvanceTime => false,
+    }
+}
+
+/// What random commands must reach for the properties to mean something.
+pub(crate) const KINDS: &[&str] = &[
+    "registered",
+    "updated",
+    "taken_over",
+    "restored",
+    "lease_expired",
+    "heartbeat_lost",
+    "deregistered",
+    "removed",
+    "evicted",
+    "admin_set",
+    "admin_expired",
+    "policy_put",
+    "policy_deleted",
+    "protection_entered",
+    "protection_ended",
+    "protection_released",
+    "Fenced",
+    "Deregistered",
+    "RevisionMismatch",
+    "RequestIdReused",
+    "InstanceNotFound",
+    "InvalidBatch",
+    "HeldByOperator",
+    "NotProtected",
+    "Held",
+    "Suspended",
+    "Superseded",
+];
+
+pub(crate) fn kind(outcome: &Outcome) -> String {
+    let kind = match &outcome.result {
+        Err(Rejection::Fenced { .. }) => "Fenced",
+        Err(Rejection::Deregistered { .. }) => "Deregistered",
+        Err(Rejection::RevisionMismatch { .. }) => "RevisionMismatch",
+        Err(Rejection::RequestIdReused { .. }) => "RequestIdReused",
+        Err(Rejection::InstanceNotFound { .. }) => "InstanceNotFound",
+        Err(Rejection::QuotaExceeded { .. }) => "QuotaExceeded",
+        Err(Rejection::InvalidBatch { .. }) => "InvalidBatch",
+        Err(Rejection::HeldByOperator { .. }) => "HeldByOperator",
+        Err(Rejection::NotProtected { .. }) => "NotProtected",
+        Ok(Done::Expired(done)) if done.contains(&Expired::Held) => "Held",
+        Ok(Done::Expired(done)) if done.contains(&Expired::Suspended) => "Suspended",
+        Ok(Done::Expired(done)) if done.contains(&Expired::Superseded) => "Superseded",
+        Ok(_) => "done",
+    };
+    kind.to_owned()
+}
