@@ -57,6 +57,8 @@ struct State {
     revision: u64,
     complete: bool,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Services of a pattern that are gone, and the revision at which: until no node can send their past any more.
+    gone: BTreeMap<ServiceName, u64>,
     partial: Option<Service>,
 }
 
@@ -103,12 +105,16 @@ impl Replica {
                 let name = named(service)?;
                 self.resumed.snapshots = true;
                 self.mention(&name);
-                self.snapshot(name, revision, snapshot)?
+                let updates = self.snapshot(&name, revision, snapshot)?;
+                self.let_go(name, by_pattern);
+                updates
             }
             Some(Event::Delta(delta)) => {
                 let name = named(service)?;
                 self.mention(&name);
-                self.delta(&name, revision, delta)?
+                let updates = self.delta(&name, revision, delta)?;
+                self.let_go(name, by_pattern);
+                updates
             }
             Some(Event::Bookmark(bookmark)) => {
                 self.bookmark(revision, &bookmark, by_pattern, now)?
@@ -134,6 +140,22 @@ impl Replica {
         }
     }
 
+    /// A pattern covers what exists: a service that does not is not kept, or names without end would pile up.
+    fn let_go(&mut self, name: ServiceName, by_pattern: bool) {
+        let state = self.aside.as_mut().unwrap_or(&mut self.shown);
+        match state.services.get(&name) {
+            Some(service) if by_pattern && !service.exists => {
+                let revision = service.revision;
+                state.services.remove(&name);
+                state.gone.insert(name, revision);
+            }
+            Some(_) => {
+                state.gone.remove(&name);
+            }
+            None => {}
+        }
+    }
+
     fn mention(&mut self, name: &ServiceName) {
         if self.resumed.open {
             self.resumed.mentioned.insert(name.clone());
@@ -142,19 +164,19 @@ impl Replica {
 
     fn snapshot(
         &mut self,
-        name: ServiceName,
+        name: &ServiceName,
         revision: u64,
         part: Snapshot,
     ) -> Result<Vec<Update>, Fault> {
         let hidden = self.aside.is_some();
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
         let mut service = match state.partial.take() {
-            Some(begun) if begun.name == name && begun.revision == revision => begun,
+            Some(begun) if begun.name == *name && begun.revision == revision => begun,
             Some(begun) => {
                 let problem = format!("a part of {name} came among those of {}", begun.name);
                 return Err(Fault::Protocol(problem));
             }
-            None => Service::empty(name, revision),
+            None => Service::empty(name.clone(), revision),
         };
         service.exists = part.service_exists;
         service.fail_open = part.fail_open;
@@ -166,13 +188,10 @@ impl Replica {
             state.partial = Some(service);
             return Ok(Vec::new());
         }
-        let known = state.services.get(&service.name);
-        if known.is_some_and(|known| known.revision > revision) {
+        if state.revision_of(name) > revision {
             return Ok(Vec::new());
         }
-        if known.is_none() && state.services.len() >= SERVICES {
-            return Err(Fault::Protocol(format!("more than {SERVICES} services")));
-        }
+        state.check_room(name)?;
         let service = Arc::new(service);
         state.services.insert(service.name.clone(), Arc::clone(&service));
         Ok(if hidden { Vec::new() } else { vec![Update::Snapshot(service)] })
@@ -189,14 +208,15 @@ impl Replica {
         if state.partial.is_some() {
             return Err(Fault::Protocol(format!("a change of {name} came amid a snapshot")));
         }
-        // A service that appears later begins with a change, as if it had been empty.
+        if state.revision_of(name) > revision {
+            return Ok(Vec::new());
+        }
+        state.check_room(name)?;
+        // A service that appears later may begin with a change, as if it had been empty.
         let service = state
             .services
             .entry(name.clone())
             .or_insert_with(|| Arc::new(Service::empty(name.clone(), 0)));
-        if service.revision > revision {
-            return Ok(Vec::new());
-        }
         let changed = Arc::make_mut(service);
         changed.revision = revision;
         changed.exists = delta.service_exists;
@@ -237,6 +257,8 @@ impl Replica {
                 return Err(Fault::Gap);
             }
         }
+        let state = self.aside.as_mut().unwrap_or(&mut self.shown);
+        state.gone.retain(|_, at| *at > revision);
         if let Some(mut aside) = self.aside.take() {
             aside.revision = aside.revision.max(revision);
             aside.complete |= complete;
@@ -270,6 +292,21 @@ impl Replica {
     fn has_unmentioned(&self) -> bool {
         let unmentioned = |s: &&Arc<Service>| s.exists && !self.resumed.mentioned.contains(&s.name);
         self.shown.services.values().any(|service| unmentioned(&service))
+    }
+}
+
+impl State {
+    /// The revision up to which a service is known; 0 = not at all.
+    fn revision_of(&self, name: &ServiceName) -> u64 {
+        let known = self.services.get(name).map(|service| service.revision);
+        known.or_else(|| self.gone.get(name).copied()).unwrap_or(0)
+    }
+
+    fn check_room(&self, name: &ServiceName) -> Result<(), Fault> {
+        if self.services.len() >= SERVICES && !self.services.contains_key(name) {
+            return Err(Fault::Protocol(format!("more than {SERVICES} services")));
+        }
+        Ok(())
     }
 }
 
@@ -404,6 +441,28 @@ mod tests {
             }
             assert_eq!(shown(&replica).map_or(0, |(revision, _)| revision), newest);
         }
+    }
+
+    #[test]
+    fn a_pattern_lets_go_of_services_that_are_gone_and_is_not_fooled_by_their_past() {
+        let (mut replica, now) = (Replica::default(), Instant::now());
+        replica.begin();
+        let exists = |revision, service_exists| {
+            message(revision, Event::Delta(Delta { service_exists, ..Default::default() }))
+        };
+        let services = |replica: &Replica| replica.picture().services.len();
+        replica.receive(exists(5, true), true, now).unwrap();
+        assert_eq!(services(&replica), 1);
+        replica.receive(exists(7, false), true, now).unwrap();
+        assert_eq!(services(&replica), 0);
+        replica.receive(exists(6, true), true, now).unwrap();
+        assert_eq!(services(&replica), 0, "what a node behind says of it is over");
+        replica.receive(bookmark(7), true, now).unwrap();
+        assert!(replica.shown.gone.is_empty(), "no node that takes the token is behind it");
+        replica.receive(exists(9, true), true, now).unwrap();
+        assert_eq!(services(&replica), 1);
+        replica.receive(exists(10, false), false, now).unwrap();
+        assert_eq!(services(&replica), 1, "asked for by name it is shown as not existing");
     }
 
     #[test]
