@@ -210,7 +210,8 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::GetServicePolicyRequest>,
     ) -> Result<Response<v1::GetServicePolicyResponse>, Status> {
-        let service = convert::required_service(request.into_inner().service).map_err(error::of_invalid)?;
+        let service =
+            convert::required_service(request.into_inner().service).map_err(error::of_invalid)?;
         let read = self.read(STALE).await?;
         let policy = read.seen.state.service(&service).and_then(|s| s.policy.clone());
         Ok(Response::new(v1::GetServicePolicyResponse {

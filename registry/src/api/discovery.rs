@@ -231,9 +231,8 @@ impl Api {
             self.catch_up(token).await?;
         }
         let hub = self.hub();
-        let subscription = hub
-            .subscribe(target)
-            .ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
+        let subscription =
+            hub.subscribe(target).ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
         let every = query.bookmark_interval;
         Ok(Watcher::start(self.clone(), subscription, query.filter, every, query.resume))
     }

@@ -512,11 +512,8 @@ mod tests {
         let handle = rig.register("a", 1);
         rig.pass(3_001);
         let overdue = rig.overdue();
-        let item = Expiry {
-            generation: handle,
-            lease_epoch: overdue[0].lease_epoch,
-            evidence: "".into(),
-        };
+        let item =
+            Expiry { generation: handle, lease_epoch: overdue[0].lease_epoch, evidence: "".into() };
         let actor = Actor::Registry("".into());
         rig.apply(Command::ExpireLeases(ExpireLeases { items: vec![item], actor }));
         assert_eq!(rig.beat(handle).reregister, [handle]);

@@ -1,8 +1,8 @@
 //! What end-to-end tests share: real nodes on loopback, each with a directory of its own.
 
 use rollcall_proto::v1::{
-    self, admin_service_client::AdminServiceClient, discovery_service_client::DiscoveryServiceClient,
-    journal_service_client::JournalServiceClient,
+    self, admin_service_client::AdminServiceClient,
+    discovery_service_client::DiscoveryServiceClient, journal_service_client::JournalServiceClient,
     registration_service_client::RegistrationServiceClient,
 };
 use rollcall_registry::{
@@ -80,7 +80,8 @@ pub async fn three(settings: &Settings) -> Vec<Running> {
     }
     let voters = || {
         let members = nodes[0].node.replica().status().members;
-        let voters = members.values().filter(|m| m.standing == rollcall_registry::raft::Standing::Voter);
+        let voters =
+            members.values().filter(|m| m.standing == rollcall_registry::raft::Standing::Voter);
         voters.count()
     };
     eventually("three voters", || voters() == 3).await;
@@ -133,7 +134,8 @@ impl Running {
 
     /// The ids that a plain lookup answers.
     pub async fn resolve(&self, service: &str) -> Vec<String> {
-        let request = v1::ResolveRequest { service: Some(service_name(service)), ..Default::default() };
+        let request =
+            v1::ResolveRequest { service: Some(service_name(service)), ..Default::default() };
         let response = self.discovery().resolve(request).await.expect("resolve").into_inner();
         response.instances.into_iter().map(|instance| instance.instance_id).collect()
     }

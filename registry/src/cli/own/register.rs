@@ -19,7 +19,7 @@ pub(crate) async fn register(context: &Context, args: RegisterArgs) -> Outcome {
         registration = registration.endpoint(endpoint.name.as_str(), endpoint.address);
     }
     if let Some(ttl) = args.ttl {
-        registration = registration.ttl(ttl.get());
+        registration = registration.ttl(ttl.duration());
     }
     if args.persistent {
         registration = registration.persistent();

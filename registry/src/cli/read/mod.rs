@@ -39,7 +39,7 @@ async fn is_known(client: &Client, service: &ServiceName) -> Result<bool, Failur
 fn filter(selector: &SelectorArgs, endpoint: Option<&str>) -> v1::ResolveFilter {
     let health = match HealthFilter::from(selector.health) {
         HealthFilter::Routable => v1::HealthFilter::Routable,
-        HealthFilter::HealthyOnly => v1::HealthFilter::HealthyOnly,
+        HealthFilter::Healthy => v1::HealthFilter::HealthyOnly,
         HealthFilter::Any => v1::HealthFilter::Any,
     };
     let pair = |pair: &super::MetadataPair| (pair.key.to_string(), pair.value.to_string());
@@ -54,17 +54,21 @@ fn filter(selector: &SelectorArgs, endpoint: Option<&str>) -> v1::ResolveFilter 
 /// Prints instances, one a row.
 fn print_instances(instances: &[v1::Instance]) -> Result<(), Failure> {
     let header = ["ID", "ADDRESS", "STATUS", "WEIGHT", "ZONE", "TAGS", "METADATA"];
-    stdout::table(header, instances.iter().map(|instance| {
-        let spec = instance.spec.clone().unwrap_or_default();
-        let pairs: Vec<_> = spec.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        [
-            instance.instance_id.clone(),
-            words::endpoints(Some(&spec)),
-            words::status(instance.health_status, instance.admin_state),
-            spec.weight.unwrap_or(100).to_string(),
-            spec.locality.unwrap_or_default().zone,
-            spec.tags.join(","),
-            pairs.join(","),
-        ]
-    }))
+    stdout::table(
+        header,
+        instances.iter().map(|instance| {
+            let spec = instance.spec.clone().unwrap_or_default();
+            let pairs: Vec<_> =
+                spec.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            [
+                instance.instance_id.clone(),
+                words::endpoints(Some(&spec)),
+                words::status(instance.health_status, instance.admin_state),
+                spec.weight.unwrap_or(100).to_string(),
+                spec.locality.unwrap_or_default().zone,
+                spec.tags.join(","),
+                pairs.join(","),
+            ]
+        }),
+    )
 }

@@ -59,7 +59,7 @@ fn tell(config: &Config, node: &Node) {
     if !config.is_loopback() {
         tracing::warn!("there is no TLS and no access control: whoever reaches it can change it");
     }
-    if node.api().cluster_id() == 0 && config.cluster.join.is_empty() {
+    if node.api().cluster_id().is_empty() && config.cluster.join.is_empty() {
         tracing::warn!(
             "this node belongs to no cluster: start it with --bootstrap to make one, with --join \
              to enter one, or take it in with `rollcall member add`"
