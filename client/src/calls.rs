@@ -135,7 +135,10 @@ impl Client {
     }
 
     /// Takes in a node that waits. It may take as long as the node needs to catch up: give it a deadline to match.
-    pub async fn add_member(&self, q: v1::AddMemberRequest) -> Result<v1::AddMemberResponse, Error> {
+    pub async fn add_member(
+        &self,
+        q: v1::AddMemberRequest,
+    ) -> Result<v1::AddMemberResponse, Error> {
         let call = self.call("add member", Kind::Once);
         self.shared.unary(call, q, through!(Admin.add_member)).await
     }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
 
 /// Metadata key under which a node names the leader's API address.
 const LEADER_HINT: &str = "x-rollcall-leader";
@@ -220,7 +220,11 @@ impl Shared {
 
     /// The revision that a read has to show, given what it asked for.
     pub(crate) fn floor(&self, asked: u64) -> u64 {
-        if asked == 0 && self.read_your_writes { self.written.load(Ordering::Relaxed) } else { asked }
+        if asked == 0 && self.read_your_writes {
+            self.written.load(Ordering::Relaxed)
+        } else {
+            asked
+        }
     }
 
     /// Fills an empty request id.
@@ -228,6 +232,23 @@ impl Shared {
         if request_id.is_empty() {
             *request_id = self.dice.request_id();
         }
+    }
+
+    /// The error of a stream that broke after it had begun at the node in use.
+    pub(crate) fn refusal(&self, call: &'static str, status: &Status) -> Error {
+        let address = self.nodes.address(self.nodes.current());
+        let refusal = Refusal::read(call, address, status);
+        if verdict_of(status, &refusal) == Verdict::Final && refusal.code != Code::Internal {
+            return Error::Refused(Box::new(refusal));
+        }
+        let (address, problem) = (refusal.address, problem_of(status));
+        let tried = Tried { address, problem, reason: refusal.reason, retry_after: None };
+        Error::Unreachable(Box::new(Unreachable {
+            call,
+            waited: Duration::ZERO,
+            tried: vec![tried],
+            outcome_unknown: false,
+        }))
     }
 
     /// Calls the nodes one after the other until one answers or the deadline has passed. The request, and with it
@@ -293,8 +314,7 @@ impl<'a> Attempts<'a> {
 
     /// Takes note of a failed attempt. An error ends the call.
     fn failed(&mut self, status: &Status) -> Result<(), Error> {
-        let refusal =
-            Refusal::read(self.call.name, self.shared.nodes.address(self.node), status);
+        let refusal = Refusal::read(self.call.name, self.shared.nodes.address(self.node), status);
         let verdict = verdict_of(status, &refusal);
         if verdict == Verdict::Final {
             return Err(Error::Refused(Box::new(refusal)));

@@ -170,10 +170,14 @@ impl Service<Uri> for Dialer {
         let dialer = self.clone();
         Box::pin(async move {
             let open = (dialer.connector.0)(dialer.address);
-            let connection = tokio::time::timeout(dialer.deadline, open).await.map_err(|_| {
-                let waited = dialer.deadline;
-                io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {waited:?}"))
-            })??;
+            let connection =
+                tokio::time::timeout(dialer.deadline, open).await.map_err(|_| {
+                    let waited = dialer.deadline;
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no connection within {waited:?}"),
+                    )
+                })??;
             if connection.local.is_some() {
                 *dialer.local.lock().unwrap_or_else(PoisonError::into_inner) = connection.local;
             }

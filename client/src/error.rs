@@ -237,7 +237,9 @@ impl Refusal {
             code: status.code(),
             reason: info.map(|info| info.reason.clone()),
             message: status.message().to_owned(),
-            metadata: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
+            metadata: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
             violations,
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
         }
@@ -303,7 +305,7 @@ mod tests {
     fn the_details_of_a_status_become_reason_violations_and_wait() {
         let mut details = ErrorDetails::new();
         details
-            .set_error_info("NO_LEADER", "rollcall.v1", [("term", "7")])
+            .set_error_info("NO_LEADER", "rollcall.v1", [("term".to_owned(), "7".to_owned())])
             .set_retry_info(Some(Duration::from_millis(200)))
             .add_bad_request_violation("spec.ttl", "1s to 24h are allowed");
         let status = Status::with_error_details(Code::Unavailable, "no leader", details);

@@ -265,7 +265,8 @@ impl Client {
         answer: Option<tokio::sync::oneshot::Sender<Result<(), Error>>>,
     ) -> Result<Vec<Guard>, Error> {
         if registrations.is_empty() || registrations.len() > limit::BATCH {
-            let problem = format!("{} given, 1 to {} are allowed", registrations.len(), limit::BATCH);
+            let problem =
+                format!("{} given, 1 to {} are allowed", registrations.len(), limit::BATCH);
             return Err(Invalid::new("items", problem).into());
         }
         let names: Result<Vec<_>, _> = registrations.iter().map(Registration::name).collect();

@@ -65,9 +65,8 @@ impl Link {
             outgoing.try_send(message).map_err(|_| "more leases than a stream takes".to_owned())?;
             pending.push_back(Sent { sequence, handles, at: begin, due: begin + patience });
         }
-        let mut service =
-            RegistrationServiceClient::new(shared.nodes.channel(node, Lane::Beats))
-                .max_decoding_message_size(ANSWER_BYTES);
+        let mut service = RegistrationServiceClient::new(shared.nodes.channel(node, Lane::Beats))
+            .max_decoding_message_size(ANSWER_BYTES);
         let open = service.stream_heartbeats(ReceiverStream::new(messages));
         match tokio::time::timeout(patience, open).await {
             Ok(Ok(answer)) => Ok(Self {

@@ -7,6 +7,8 @@ mod book;
 mod link;
 mod worker;
 
+pub(crate) use book::length;
+
 use crate::{
     client::Shared,
     error::Error,

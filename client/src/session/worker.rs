@@ -18,11 +18,7 @@ use futures_util::FutureExt as _;
 use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
 use std::{
-    collections::HashMap,
-    future::pending,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Duration,
+    collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration,
 };
 use tokio::{
     task::{Id, JoinError, JoinSet},
@@ -233,7 +229,7 @@ impl Worker {
             let beat = Acknowledged { sent: sent.at, received: now };
             self.book.acknowledged(&sent.handles, beat);
         }
-        if let Some(pace) = message.heartbeat_interval.as_ref().and_then(super::book::length) {
+        if let Some(pace) = message.heartbeat_interval.as_ref().and_then(super::length) {
             self.book.set_pace(pace);
         }
         if message.go_away_after.is_some() && !link.leaving {

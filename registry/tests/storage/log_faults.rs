@@ -387,7 +387,14 @@ fn a_log_of_another_node_or_cluster_or_a_lost_one_is_refused() {
     };
     live(async {
         assert!(matches!(*open(|o| o.must_exist = true).unwrap_err(), StoreError::Missing { .. }));
+        let log = open(|_| {}).unwrap();
+        log.close().await.unwrap();
+        // Known to the identity, and not to the log yet.
         let log = open(|o| o.cluster_id = Some(CLUSTER_ID)).unwrap();
+        log.close().await.unwrap();
+        let refused = open(|o| o.cluster_id = Some(1)).unwrap_err();
+        assert!(matches!(*refused, StoreError::Foreign { .. }), "{refused}");
+        let log = open(|_| {}).unwrap();
         log.set_cluster_id(CLUSTER_ID).await.unwrap();
         log.close().await.unwrap();
         assert!(log.set_cluster_id(CLUSTER_ID).await.is_err(), "a closed log took a write");

@@ -1,4 +1,11 @@
 //! What end-to-end tests share: real nodes on loopback, each with a directory of its own.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    reason = "each test binary uses a part of it, and a test may unwrap"
+)]
 
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient,

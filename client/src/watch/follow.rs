@@ -1,0 +1,214 @@
+//! Keeps a watch stream open: to the node in use, and to the next one when it fails or falls silent.
+
+use super::{
+    Picture, Selection, Shown, Target, Update,
+    replica::{Fault, Replica},
+};
+use crate::{
+    calls::ANSWER_BYTES,
+    client::Shared,
+    dice::Backoff,
+    error::{Error, Refusal, Tried, Unreachable, Verdict, problem_of, verdict_of},
+    nodes::Lane,
+};
+use futures_util::FutureExt as _;
+use rollcall_proto::v1::{
+    WatchResponse, discovery_service_client::DiscoveryServiceClient as Discovery,
+};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Status, Streaming};
+
+/// First wait after every node failed once.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// Longest wait while no node answers.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Wait after a refusal: nothing will change by itself soon.
+const REFUSED_WAIT: Duration = Duration::from_secs(10);
+/// Messages that are dealt with before the picture is shown again, while more are waiting.
+const BURST: usize = 256;
+
+struct Follower {
+    shared: Arc<Shared>,
+    selection: Selection,
+    shown: Arc<Shown>,
+    replica: Replica,
+    heard: Option<Instant>,
+    problem: Option<Error>,
+    node: usize,
+    failures: usize,
+    backoff: Backoff,
+}
+
+/// Follows until the task is aborted.
+pub(super) async fn supervise(shared: Arc<Shared>, selection: Selection, shown: Arc<Shown>) {
+    let mut follower = Follower {
+        node: shared.nodes.current(),
+        shared,
+        selection,
+        shown,
+        replica: Replica::default(),
+        heard: None,
+        problem: None,
+        failures: 0,
+        backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+    };
+    loop {
+        if AssertUnwindSafe(follower.run()).catch_unwind().await.is_err() {
+            tracing::error!("a watch panicked, it goes on with a new stream");
+            follower.replica.spoil(&Fault::Gap);
+            follower.node = follower.shared.nodes.after(follower.node);
+            tokio::time::sleep(FIRST_WAIT).await;
+        }
+    }
+}
+
+impl Follower {
+    async fn run(&mut self) {
+        loop {
+            let token = self.replica.begin();
+            let resumed = !token.is_empty();
+            let error = match self.open(token).await {
+                Ok(stream) => self.read(stream).await,
+                Err(error) => error,
+            };
+            let token_refused = resumed && refuses_token(&error);
+            if token_refused {
+                self.replica.spoil(&Fault::OtherHistory);
+            }
+            let address = self.shared.nodes.address(self.node);
+            tracing::debug!(%address, %error, "the watch stream ended");
+            let refused = matches!(error, Error::Refused(_)) && !token_refused;
+            self.problem = Some(error);
+            self.show(false);
+            self.shared.nodes.failed(self.node);
+            self.node = self.shared.nodes.after(self.node);
+            self.failures += 1;
+            if refused {
+                tokio::time::sleep(self.shared.dice.shorten(REFUSED_WAIT, 0.5)).await;
+            } else if self.failures.is_multiple_of(self.shared.nodes.count()) {
+                tokio::time::sleep(self.backoff.next(&self.shared.dice)).await;
+            }
+        }
+    }
+
+    async fn open(&self, token: Vec<u8>) -> Result<Streaming<WatchResponse>, Error> {
+        let channel = self.shared.nodes.channel(self.node, Lane::Calls);
+        let mut service = Discovery::new(channel).max_decoding_message_size(ANSWER_BYTES);
+        let wait = self.shared.attempt_timeout;
+        match timeout(wait, service.watch(self.selection.request(token))).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.error_of(&status)),
+            Err(_) => {
+                self.shared.nodes.forget(self.node, Lane::Calls);
+                Err(self.silent(wait))
+            }
+        }
+    }
+
+    /// Reads a stream to its end, and says how it ended.
+    async fn read(&mut self, mut stream: Streaming<WatchResponse>) -> Error {
+        let patience = self.selection.bookmarks * 2 + Duration::from_secs(2);
+        let mut waiting = 0;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = stream.message(), if waiting < BURST => Some(next),
+                () = std::future::ready(()), if waiting > 0 => None,
+                () = tokio::time::sleep(patience) => {
+                    self.shared.nodes.forget(self.node, Lane::Calls);
+                    return self.silent(patience);
+                }
+            };
+            let message = match next {
+                None => {
+                    waiting = 0;
+                    self.show(true);
+                    continue;
+                }
+                Some(Ok(Some(message))) => message,
+                Some(Ok(None)) => return self.tried("the node ended the stream".to_owned(), None),
+                Some(Err(status)) => return self.error_of(&status),
+            };
+            if let Err(fault) = self.take(message) {
+                self.replica.spoil(&fault);
+                return self.protocol(fault);
+            }
+            waiting += 1;
+        }
+    }
+
+    fn take(&mut self, message: WatchResponse) -> Result<(), Fault> {
+        let now = Instant::now();
+        let by_pattern = matches!(self.selection.target, Target::Pattern { .. });
+        let updates = self.replica.receive(message, by_pattern, now)?;
+        (self.heard, self.problem) = (Some(now), None);
+        for update in updates {
+            if matches!(update, Update::Bookmark { .. } | Update::Reset(_)) {
+                // Only a whole state is progress: a node that never gets there is left in the usual rhythm.
+                self.failures = 0;
+                self.backoff.reset();
+            }
+            let update = match update {
+                Update::Reset(_) => Update::Reset(self.picture(true)),
+                other => other,
+            };
+            self.shown.push(update, || self.picture(true));
+        }
+        Ok(())
+    }
+
+    fn show(&self, connected: bool) {
+        self.shown.picture.send_replace(self.picture(connected));
+    }
+
+    fn picture(&self, connected: bool) -> Arc<Picture> {
+        Arc::new(Picture {
+            connected,
+            heard: self.heard,
+            problem: self.problem.clone(),
+            ..self.replica.picture()
+        })
+    }
+
+    fn error_of(&self, status: &Status) -> Error {
+        let refusal = Refusal::read("watch", self.shared.nodes.address(self.node), status);
+        let verdict = verdict_of(status, &refusal);
+        if verdict == Verdict::Final && refusal.code != Code::Internal {
+            return Error::Refused(Box::new(refusal));
+        }
+        self.tried(problem_of(status), refusal.reason)
+    }
+
+    fn silent(&self, waited: Duration) -> Error {
+        self.tried(format!("silent for {waited:?}"), None)
+    }
+
+    fn tried(&self, problem: String, reason: Option<String>) -> Error {
+        let address = self.shared.nodes.address(self.node).clone();
+        Error::Unreachable(Box::new(Unreachable {
+            call: "watch",
+            waited: self.heard.map_or(Duration::ZERO, |heard| heard.elapsed()),
+            tried: vec![Tried { address, problem, reason, retry_after: None }],
+            outcome_unknown: false,
+        }))
+    }
+
+    fn protocol(&self, fault: Fault) -> Error {
+        let problem = match fault {
+            Fault::Protocol(problem) => problem,
+            Fault::Gap => "services may have vanished unseen".to_owned(),
+            Fault::OtherHistory => "its revisions belong to another history".to_owned(),
+        };
+        let address = self.shared.nodes.address(self.node).clone();
+        Error::Protocol { call: "watch", address, problem }
+    }
+}
+
+/// A token that is refused belongs to another cluster, or to a form of this one that is gone.
+fn refuses_token(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Some(Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange)
+    )
+}

@@ -1,0 +1,313 @@
+//! Watches: whole states only, resumed on any node, never backwards, the last good one kept.
+
+mod fake;
+
+use fake::{Answer, Dial, Node, Registry, reason};
+use rollcall_client::{Client, Picture, Selection, Update, Watch, v1};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::sleep};
+use tonic::{Code, Status};
+use v1::watch_response::{Bookmark, Delta, Event, Removal, Snapshot};
+
+type Sender = mpsc::Sender<Result<v1::WatchResponse, Status>>;
+
+const WAIT: Duration = Duration::from_secs(60);
+
+fn name(service: &str) -> Option<v1::ServiceName> {
+    Some(v1::ServiceName { namespace: "default".to_owned(), service: service.to_owned() })
+}
+
+fn instance(id: &str, revision: u64) -> v1::Instance {
+    v1::Instance { instance_id: id.to_owned(), revision, ..Default::default() }
+}
+
+fn snapshot(service: &str, revision: u64, ids: &[&str], more: bool) -> v1::WatchResponse {
+    let instances = ids.iter().map(|id| instance(id, revision)).collect();
+    let event = Snapshot { more, service_exists: true, instances, ..Default::default() };
+    let event = Some(Event::Snapshot(event));
+    v1::WatchResponse { revision, service: name(service), event, ..Default::default() }
+}
+
+fn delta(service: &str, revision: u64, up: &[&str], down: &[&str]) -> v1::WatchResponse {
+    let removed = |id: &&str| Removal { instance_id: (*id).to_owned(), ..Default::default() };
+    let event = Delta {
+        service_exists: true,
+        removed: down.iter().map(removed).collect(),
+        upserted: up.iter().map(|id| instance(id, revision)).collect(),
+        ..Default::default()
+    };
+    let event = Some(Event::Delta(event));
+    v1::WatchResponse { revision, service: name(service), event, ..Default::default() }
+}
+
+fn bookmark(revision: u64) -> v1::WatchResponse {
+    let staleness = Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
+    let event = Bookmark { staleness, leader_known: true, initial_state_complete: true };
+    v1::WatchResponse {
+        revision,
+        service: None,
+        resume_token: revision.to_be_bytes().to_vec(),
+        event: Some(Event::Bookmark(event)),
+    }
+}
+
+/// The next stream that a node was asked for: its request, and where to send messages.
+async fn stream(node: &Node) -> (v1::WatchRequest, Sender) {
+    node.until("a watch", |state| (!state.watches.is_empty()).then(|| state.watches.remove(0)))
+        .await
+}
+
+async fn send(to: &Sender, messages: impl IntoIterator<Item = v1::WatchResponse>) {
+    for message in messages {
+        to.send(Ok(message)).await.expect("the stream is read");
+    }
+}
+
+fn ids(picture: &Picture, service: &str) -> Vec<String> {
+    let found = picture.services.values().find(|s| s.name.service.as_str() == service);
+    found.map(|service| service.instances.keys().cloned().collect()).unwrap_or_default()
+}
+
+async fn until(watch: &Watch, wanted: impl Fn(&Picture) -> bool) -> Arc<Picture> {
+    let mut pictures = watch.pictures();
+    let found = tokio::time::timeout(WAIT, pictures.wait_for(|picture| wanted(picture))).await;
+    Arc::clone(&found.expect("within a minute").expect("the watch lives"))
+}
+
+async fn start(count: usize) -> (Registry, Client, Watch) {
+    let registry = Registry::start(count);
+    let client = registry.builder().build().unwrap();
+    let watch = client.watch(Selection::service("web").unwrap()).unwrap();
+    (registry, client, watch)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_is_shown_only_when_all_its_parts_are_here() {
+    let (registry, _client, mut watch) = start(1).await;
+    let (request, to) = stream(&registry.nodes[0]).await;
+    assert!(request.resume_token.is_empty());
+    send(&to, [snapshot("web", 5, &["a", "b"], true)]).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(watch.current().services.is_empty());
+    send(&to, [snapshot("web", 5, &["c"], false), bookmark(9)]).await;
+    let picture = watch.ready(WAIT).await.unwrap();
+    assert_eq!(ids(&picture, "web"), ["a", "b", "c"]);
+    assert!(picture.connected && picture.leader_known && picture.problem.is_none());
+    assert_eq!(picture.revision, 9);
+    assert!(matches!(watch.next().await, Update::Snapshot(web) if web.instances.len() == 3));
+    assert!(matches!(watch.next().await, Update::Bookmark { revision: 9 }));
+
+    send(&to, [delta("web", 11, &["d"], &["a"])]).await;
+    let Update::Delta { service, upserted, removed } = watch.next().await else {
+        panic!("a change")
+    };
+    assert_eq!(service.instances.keys().collect::<Vec<_>>(), ["b", "c", "d"]);
+    assert_eq!((upserted.len(), removed.len()), (1, 1));
+    until(&watch, |picture| ids(picture, "web") == ["b", "c", "d"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_cut_amid_a_snapshot_resumes_elsewhere_with_the_last_safe_token() {
+    let (registry, _client, watch) = start(2).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [snapshot("web", 5, &["a"], false), bookmark(9)]).await;
+    watch.ready(WAIT).await.unwrap();
+    send(&to, [snapshot("web", 12, &["x", "y"], true)]).await;
+    sleep(Duration::from_secs(1)).await;
+    registry.nodes[0].kill();
+    let (request, to) = stream(&registry.nodes[1]).await;
+    assert_eq!(request.resume_token, 9_u64.to_be_bytes());
+    let picture = watch.current();
+    assert_eq!(ids(&picture, "web"), ["a"], "half of a snapshot is never shown");
+    send(&to, [delta("web", 12, &["x"], &["a"]), bookmark(12)]).await;
+    let picture = until(&watch, |picture| picture.revision == 12).await;
+    assert_eq!(ids(&picture, "web"), ["x"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_state_stays_while_the_registry_is_gone() {
+    let (registry, _client, watch) = start(2).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [snapshot("web", 5, &["a"], false), bookmark(9)]).await;
+    watch.ready(WAIT).await.unwrap();
+    registry.nodes.iter().for_each(Node::kill);
+    let picture = until(&watch, |picture| !picture.connected).await;
+    assert!(picture.problem.is_some());
+    sleep(Duration::from_secs(600)).await;
+    let picture = watch.current();
+    assert_eq!(ids(&picture, "web"), ["a"]);
+    assert!(picture.complete && !picture.connected);
+    let dials: usize = registry.nodes.iter().map(|node| node.state().dials).sum();
+    assert!(dials < 2_500, "{dials} dials in ten minutes");
+    registry.nodes[1].state().dial = Dial::Open;
+    let (_, to) = stream(&registry.nodes[1]).await;
+    send(&to, [bookmark(9)]).await;
+    until(&watch, |picture| picture.connected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_behind_shows_nothing_older() {
+    let (registry, _client, watch) = start(2).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [snapshot("web", 20, &["a", "b"], false), bookmark(20)]).await;
+    watch.ready(WAIT).await.unwrap();
+    let mut pictures = watch.pictures();
+    let watcher = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while pictures.changed().await.is_ok() {
+            let picture = pictures.borrow_and_update().clone();
+            seen.push((picture.revision, ids(&picture, "web")));
+        }
+        seen
+    });
+    registry.nodes[0].cut();
+    let (_, to) = stream(&registry.nodes[1]).await;
+    let behind = [
+        snapshot("web", 10, &["a", "old"], false),
+        bookmark(10),
+        delta("web", 15, &["older"], &["old"]),
+        delta("web", 25, &["c"], &["b", "older"]),
+        bookmark(25),
+    ];
+    for message in behind {
+        send(&to, [message]).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let picture = until(&watch, |picture| picture.revision == 25).await;
+    assert_eq!(ids(&picture, "web"), ["a", "c"]);
+    drop(watch);
+    let seen = watcher.await.unwrap();
+    assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{seen:?}");
+    assert!(seen.iter().all(|(_, ids)| !ids.iter().any(|id| id.starts_with("old"))), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_was_set_up_anew_replaces_what_is_shown() {
+    let (registry, _client, mut watch) = start(1).await;
+    let node = &registry.nodes[0];
+    let (_, to) = stream(node).await;
+    send(&to, [snapshot("web", 500, &["a"], false), bookmark(500)]).await;
+    watch.ready(WAIT).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    node.cut();
+    // It takes the token, but says that it is up to date at a revision far below.
+    let (request, to) = stream(node).await;
+    assert!(!request.resume_token.is_empty());
+    send(&to, [snapshot("web", 3, &["z"], false), bookmark(3)]).await;
+    let (request, to) = stream(node).await;
+    assert!(request.resume_token.is_empty(), "it begins from nothing");
+    assert_eq!(ids(&watch.current(), "web"), ["a"], "until the new state is complete");
+    send(&to, [snapshot("web", 3, &["z"], false), bookmark(3)]).await;
+    let picture = until(&watch, |picture| picture.revision == 3).await;
+    assert_eq!(ids(&picture, "web"), ["z"]);
+    loop {
+        if let Update::Reset(picture) = watch.next().await {
+            assert_eq!(ids(&picture, "web"), ["z"]);
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_refused_is_not_sent_again() {
+    let (registry, _client, watch) = start(1).await;
+    let node = &registry.nodes[0];
+    let (_, to) = stream(node).await;
+    send(&to, [snapshot("web", 500, &["a"], false), bookmark(500)]).await;
+    watch.ready(WAIT).await.unwrap();
+    let refused = reason(Code::FailedPrecondition, "WRONG_CLUSTER");
+    node.state().script.push_back(Answer::Refuse(refused));
+    node.cut();
+    let (request, to) = stream(node).await;
+    assert!(request.resume_token.is_empty());
+    send(&to, [snapshot("web", 3, &["z"], false), bookmark(3)]).await;
+    until(&watch, |picture| ids(picture, "web") == ["z"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_skips_to_the_whole_state() {
+    let (registry, _client, mut watch) = start(1).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [snapshot("web", 1, &["a"], false), bookmark(1)]).await;
+    for revision in 2..1_000 {
+        send(&to, [delta("web", revision, &[&format!("i{revision}")], &[])]).await;
+    }
+    until(&watch, |picture| ids(picture, "web").len() == 999).await;
+    let (mut known, mut updates, mut resets) = (0, 0, 0);
+    while known < 999 {
+        known = match watch.next().await {
+            Update::Reset(picture) => {
+                resets += 1;
+                ids(&picture, "web").len()
+            }
+            Update::Snapshot(service) | Update::Delta { service, .. } => service.instances.len(),
+            Update::Bookmark { .. } => known,
+        };
+        updates += 1;
+    }
+    assert!(updates <= 256 && resets == 1, "{updates} updates, {resets} resets");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_is_left_for_another_node() {
+    let (registry, _client, watch) = start(2).await;
+    let (request, to) = stream(&registry.nodes[0]).await;
+    assert_eq!(request.bookmark_interval, Some(prost_types::Duration { seconds: 5, nanos: 0 }));
+    send(&to, [snapshot("web", 5, &["a"], false), bookmark(9)]).await;
+    watch.ready(WAIT).await.unwrap();
+    let since = tokio::time::Instant::now();
+    let (request, _to) = stream(&registry.nodes[1]).await;
+    assert_eq!(request.resume_token, 9_u64.to_be_bytes());
+    assert!(since.elapsed() <= Duration::from_millis(12_100), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_selection_is_said_at_once() {
+    let registry = Registry::start(1);
+    let client = registry.builder().build().unwrap();
+    let status = Status::invalid_argument("filter.tags: 40 given, 0 to 32 are allowed");
+    registry.nodes[0].state().script.push_back(Answer::Refuse(status));
+    let watch = client.watch(Selection::service("web").unwrap()).unwrap();
+    let error = watch.ready(WAIT).await.unwrap_err();
+    assert!(error.to_string().contains("filter.tags"), "{error}");
+    assert!(Selection::service("not a label").is_err());
+    assert!(client.watch(Selection::services([])).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_that_vanished_unseen_do_not_stay_in_a_watch_by_pattern() {
+    let registry = Registry::start(1);
+    let node = &registry.nodes[0];
+    let client = registry.builder().build().unwrap();
+    let watch = client.watch(Selection::pattern("", "").unwrap()).unwrap();
+    let (_, to) = stream(node).await;
+    let both = [snapshot("api", 3, &["x"], false), snapshot("web", 5, &["a"], false), bookmark(9)];
+    send(&to, both).await;
+    watch.ready(WAIT).await.unwrap();
+    node.cut();
+    // Too old for changes: snapshots of what there is, and nothing about what there was.
+    let (_, to) = stream(node).await;
+    send(&to, [snapshot("web", 50, &["b"], false), bookmark(90)]).await;
+    let (request, to) = stream(node).await;
+    assert!(request.resume_token.is_empty());
+    send(&to, [snapshot("web", 50, &["b"], false), bookmark(91)]).await;
+    let picture = until(&watch, |picture| picture.revision == 91).await;
+    assert_eq!(picture.services.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_makes_no_sense_ends_the_stream_and_nothing_else() {
+    let (registry, _client, watch) = start(2).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [snapshot("web", 5, &["a"], false), bookmark(9)]).await;
+    watch.ready(WAIT).await.unwrap();
+    send(&to, [v1::WatchResponse { service: name("no label"), ..delta("web", 9, &["b"], &[]) }])
+        .await;
+    let (_, to) = stream(&registry.nodes[1]).await;
+    let foreign = snapshot("other", 6, &["c"], false);
+    send(&to, [snapshot("web", 6, &["b"], true), foreign]).await;
+    let (_, to) = stream(&registry.nodes[0]).await;
+    assert_eq!(ids(&watch.current(), "web"), ["a"]);
+    send(&to, [bookmark(9)]).await;
+    until(&watch, |picture| picture.connected && picture.problem.is_none()).await;
+}
