@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::values::RegistryAddress;
 
 /// Longest time for one question. An election after a leader's death takes less, so that a write survives it.
-const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for a connection: the next address is tried then.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -104,7 +104,8 @@ fn field(value: &Field, at: &FieldDescriptor) -> Value {
             let value_field = entry.map_entry_value_field();
             let mut entries: Vec<_> = entries.iter().collect();
             entries.sort_by_key(|(key, _)| *key);
-            let text = entries.into_iter().map(|(key, value)| (name(key), field(value, &value_field)));
+            let text =
+                entries.into_iter().map(|(key, value)| (name(key), field(value, &value_field)));
             Value::Object(text.collect())
         }
         Field::Message(inner) => message(inner),
@@ -143,7 +144,7 @@ fn enum_value(descriptor: &EnumDescriptor, number: i32) -> String {
     let zero = descriptor.default_value();
     let prefix = zero.name().strip_suffix("UNSPECIFIED").unwrap_or_default();
     match descriptor.get_value(number) {
-        Some(value) => value.name().strip_prefix(prefix).unwrap_or(value.name()).to_owned(),
+        Some(value) => value.name().strip_prefix(prefix).unwrap_or_else(|| value.name()).to_owned(),
         None => number.to_string(),
     }
 }

@@ -44,10 +44,7 @@ pub(super) fn ambiguous(id: &InstanceId, found: &[InstanceName]) -> Failure {
 }
 
 /// All registered instances of the namespace `default` with this id, by service.
-pub(super) async fn named(
-    client: &Client,
-    id: &InstanceId,
-) -> Result<Vec<InstanceName>, Failure> {
+pub(super) async fn named(client: &Client, id: &InstanceId) -> Result<Vec<InstanceName>, Failure> {
     let request = v1::ListServicesRequest { page_size: 1_000, ..Default::default() };
     let services = client.list_all_services(request).await?;
     let names: Vec<_> = services.into_iter().filter_map(|service| service.name).collect();
@@ -56,7 +53,8 @@ pub(super) async fn named(
     let mut chunks: Vec<&[v1::ServiceName]> = names.chunks(CHUNK).rev().collect();
     while let Some(chunk) = chunks.pop() {
         let held = match chunk {
-            [one] => holds(client, one, id).await?.then(|| vec![one.clone()]).unwrap_or_default(),
+            [one] if holds(client, one, id).await? => vec![one.clone()],
+            [_] => Vec::new(),
             many => match holders(client, many, id).await {
                 Ok(held) => held,
                 Err(error) if error.code() == Some(Code::ResourceExhausted) => {

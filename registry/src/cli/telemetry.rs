@@ -11,8 +11,7 @@ use crate::config::{LogFormat, TelemetrySettings};
 pub(super) fn start(settings: &TelemetrySettings) -> Result<(), Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::new(format!("telemetry.log: {error}"));
     let filter = EnvFilter::try_new(&settings.log).map_err(|error| refused(&error))?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         // On a terminal the environment decides (NO_COLOR).

@@ -59,7 +59,8 @@ impl Config {
 
     fn lease_settings(&self) -> LeaseSettings {
         let protection = &self.protection;
-        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         LeaseSettings {
             protection: protection.enabled,
             thresholds: Thresholds {

@@ -33,7 +33,7 @@ pub struct ListenSettings {
     pub grpc: SocketAddr,
     /// HTTP: health, readiness and metrics.
     pub http: SocketAddr,
-    /// DNS, over UDP and TCP.
+    /// Address announced for DNS. A later version answers there, this one does not.
     pub dns: SocketAddr,
     /// Traffic between the members of the cluster; not for clients.
     pub peer: SocketAddr,
@@ -152,10 +152,7 @@ pub struct LeaseSettings {
 
 impl Default for LeaseSettings {
     fn default() -> Self {
-        Self {
-            default_ttl: Duration::from_secs(10),
-            leaderless_grace: Duration::from_millis(500),
-        }
+        Self { default_ttl: Duration::from_secs(10), leaderless_grace: Duration::from_millis(500) }
     }
 }
 

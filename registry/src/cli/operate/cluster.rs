@@ -29,6 +29,7 @@ pub(crate) async fn status(context: &Context) -> Outcome {
     };
     let leases = status.leases.unwrap_or_default();
     let behind = match status.staleness {
+        Some(staleness) if staleness == prost_types::Duration::default() => "in step".to_owned(),
         Some(staleness) => format!("at most {} behind", words::length(Some(&staleness))),
         None => "not in step with a leader so far".to_owned(),
     };
@@ -71,7 +72,11 @@ fn members(members: &[v1::Member]) -> Result<(), Failure> {
             member.http_address.clone(),
             member.peer_address.clone(),
             member.lag_entries.map(|lag| lag.to_string()).unwrap_or_default(),
-            words::length(member.last_contact.as_ref()),
+            match member.role() {
+                // The leader tells about the others.
+                v1::MemberRole::Leader => String::new(),
+                _ => words::length(member.last_contact.as_ref()),
+            },
         ]
     });
     stdout::table(header, rows)
@@ -123,7 +128,8 @@ pub(crate) async fn member(context: &Context, command: MemberCommand) -> Outcome
 /// `host:port` as `ip:port`: the registry takes no names.
 async fn literal(address: &str) -> Result<String, Failure> {
     let found = tokio::net::lookup_host(address).await;
-    let mut found = found.map_err(|e| Failure::new(format!("look up peer address {address}: {e}")))?;
+    let mut found =
+        found.map_err(|e| Failure::new(format!("look up peer address {address}: {e}")))?;
     let first = found.next().map(|address| address.to_string());
     first.ok_or_else(|| Failure::new(format!("peer address {address} has no IP address")))
 }

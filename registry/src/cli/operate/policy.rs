@@ -93,7 +93,10 @@ async fn clear(context: &Context, service: &ServiceName) -> Outcome {
     if context.is_json() {
         stdout::json(&json::of(&answer))?;
     } else {
-        complain(&format!("service {service} has no policy any more (revision {})", answer.revision));
+        complain(&format!(
+            "service {service} has no policy any more (revision {})",
+            answer.revision
+        ));
     }
     Ok(Exit::Ok)
 }

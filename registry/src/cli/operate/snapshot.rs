@@ -35,14 +35,13 @@ async fn trigger(context: &Context) -> Outcome {
 }
 
 async fn export(context: &Context, path: &Path) -> Outcome {
-    let refused = |error: std::io::Error| Failure::new(format!("write {}: {error}", path.display()));
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
-            let hint = "; give a name that does not exist yet";
-            let hint =
-                if error.kind() == std::io::ErrorKind::AlreadyExists { hint } else { "" };
-            Failure::new(format!("create {}: {error}{hint}", path.display()))
-        })?;
+    let refused =
+        |error: std::io::Error| Failure::new(format!("write {}: {error}", path.display()));
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| {
+        let hint = "; give a name that does not exist yet";
+        let hint = if error.kind() == std::io::ErrorKind::AlreadyExists { hint } else { "" };
+        Failure::new(format!("create {}: {error}{hint}", path.display()))
+    })?;
     let saved = match save(&context.client, &mut file).await {
         Ok(bytes) => file.sync_all().map(|()| bytes).map_err(refused),
         Err(Save::Registry(failure)) => Err(failure),
@@ -75,7 +74,8 @@ async fn save(client: &Client, file: &mut File) -> Result<u64, Save> {
     let mut bytes = 0;
     while let Some(part) = export.next().await.map_err(registry)? {
         if crc32c::crc32c(&part.data) != part.crc32c {
-            let text = format!("the part at byte {} was damaged on its way; try again", part.offset);
+            let text =
+                format!("the part at byte {} was damaged on its way; try again", part.offset);
             return Err(Save::Registry(Failure::new(text)));
         }
         file.write_all(&part.data).map_err(Save::Disk)?;

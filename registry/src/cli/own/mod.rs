@@ -43,12 +43,12 @@ fn news(name: &str, state: &State) -> Option<String> {
         }
         State::Registering { problem: None } => None,
         State::Registered { .. } => Some(format!("{name} is registered")),
-        State::Fenced { cause: Fence::Superseded, detail } => {
-            Some(format!("{name} belongs to somebody else now: {detail}; it is not registered again"))
-        }
-        State::Fenced { cause: Fence::Deregistered, detail } => {
-            Some(format!("{name} was deregistered by somebody else: {detail}; it is not registered again"))
-        }
+        State::Fenced { cause: Fence::Superseded, detail } => Some(format!(
+            "{name} belongs to somebody else now: {detail}; it is not registered again"
+        )),
+        State::Fenced { cause: Fence::Deregistered, detail } => Some(format!(
+            "{name} was deregistered by somebody else: {detail}; it is not registered again"
+        )),
         State::Stopped => None,
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Outcome {
     let keeping = tokio::spawn(keep(context.client.clone(), args, stopped));
     let ended = program.wait().await;
     // The receiver is gone only where nothing is kept.
-    drop(stop.send(()));
+    let _ = stop.send(());
     if tokio::time::timeout(GOODBYE, keeping).await.is_err() {
         complain("the registry did not take the goodbye in time; the lease runs out by itself");
     }
@@ -85,8 +85,7 @@ async fn register(client: &Client, args: &RunArgs) -> Result<Guard, Failure> {
         Some(id) => id.as_str().to_owned(),
         None => default_id(args.port),
     };
-    let mut registration =
-        registration(&service, &args.spec).id(id).endpoint(ENDPOINT, address);
+    let mut registration = registration(&service, &args.spec).id(id).endpoint(ENDPOINT, address);
     if let Some(ttl) = args.ttl {
         registration = registration.ttl(ttl.duration());
     }

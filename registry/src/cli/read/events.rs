@@ -72,15 +72,13 @@ async fn past(
         };
         let page = context.client.history(request).await?;
         let since = args.since.unwrap_or(0);
-        let reached = page.events.last().is_none_or(|event| event.revision <= since);
+        let reached = page.events.iter().any(|event| event.revision <= since);
         before_revision = page.next_before_revision;
         let events = page.events.iter().filter(|event| event.revision > since);
         let events = events.filter(|event| covers(args.namespace.as_ref(), service, event));
         let events: Vec<_> = events.cloned().collect();
-        let whole = whole.get_or_insert_with(|| v1::HistoryResponse {
-            events: Vec::new(),
-            ..page.clone()
-        });
+        let whole =
+            whole.get_or_insert_with(|| v1::HistoryResponse { events: Vec::new(), ..page.clone() });
         whole.events.extend(events);
         whole.floor_revision = page.floor_revision;
         let enough = args.since.is_none() && whole.events.len() >= limit;
@@ -90,7 +88,7 @@ async fn past(
     }
     let mut whole = whole.unwrap_or_default();
     whole.next_before_revision = 0;
-    whole.events.reverse();
+    whole.events.sort_by_key(|event| event.revision);
     let Some(since) = args.since else {
         let surplus = whole.events.len().saturating_sub(limit);
         whole.events.drain(..surplus);

@@ -54,17 +54,21 @@ fn filter(selector: &SelectorArgs, endpoint: Option<&str>) -> v1::ResolveFilter 
 /// Prints instances, one a row.
 fn print_instances(instances: &[v1::Instance]) -> Result<(), Failure> {
     let header = ["ID", "ADDRESS", "STATUS", "WEIGHT", "ZONE", "TAGS", "METADATA"];
-    stdout::table(header, instances.iter().map(|instance| {
-        let spec = instance.spec.clone().unwrap_or_default();
-        let pairs: Vec<_> = spec.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        [
-            instance.instance_id.clone(),
-            words::endpoints(Some(&spec)),
-            words::status(instance.health_status, instance.admin_state),
-            spec.weight.unwrap_or(100).to_string(),
-            spec.locality.unwrap_or_default().zone,
-            spec.tags.join(","),
-            pairs.join(","),
-        ]
-    }))
+    stdout::table(
+        header,
+        instances.iter().map(|instance| {
+            let spec = instance.spec.clone().unwrap_or_default();
+            let pairs: Vec<_> =
+                spec.metadata.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            [
+                instance.instance_id.clone(),
+                words::endpoints(Some(&spec)),
+                words::status(instance.health_status, instance.admin_state),
+                spec.weight.unwrap_or(100).to_string(),
+                spec.locality.unwrap_or_default().zone,
+                spec.tags.join(","),
+                pairs.join(","),
+            ]
+        }),
+    )
 }

@@ -15,8 +15,10 @@ pub(crate) async fn resolve(context: &Context, args: ResolveArgs) -> Outcome {
     let service = args.service.name(args.namespace.as_ref());
     let endpoint = args.endpoint.as_ref().map(|name| name.as_str());
     let (consistency, max_staleness) = consistency(args.consistency);
-    let locality =
-        args.zone.as_ref().map(|zone| v1::Locality { zone: zone.to_string(), ..Default::default() });
+    let locality = args
+        .zone
+        .as_ref()
+        .map(|zone| v1::Locality { zone: zone.to_string(), ..Default::default() });
     let request = v1::ResolveRequest {
         service: Some(words::wire_service(&service)),
         filter: Some(filter(&args.selector, endpoint)),
@@ -56,7 +58,7 @@ fn consistency(asked: Consistency) -> (v1::Consistency, Option<prost_types::Dura
 
 /// What a reader of the list should know.
 fn remark(answer: &v1::ResolveResponse) {
-    let read = answer.read_metadata.clone().unwrap_or_default();
+    let read = answer.read_metadata.unwrap_or_default();
     if answer.fail_open {
         complain(
             "note: fewer instances are routable than the policy of the service wants, so all are \
@@ -71,7 +73,11 @@ fn remark(answer: &v1::ResolveResponse) {
     }
     if !read.leader_known {
         let behind = words::length(read.staleness.as_ref());
-        let behind = if behind.is_empty() { "at an unknown time".to_owned() } else { format!("{behind} ago") };
+        let behind = if behind.is_empty() {
+            "at an unknown time".to_owned()
+        } else {
+            format!("{behind} ago")
+        };
         complain(&format!(
             "note: node {} hears no leader; it was last in step {behind}",
             words::id(read.node_id)

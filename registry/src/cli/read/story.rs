@@ -42,7 +42,11 @@ impl Story<'_> {
             AdminState::Draining | AdminState::Maintenance => {
                 let detail = instance.admin_detail.clone().unwrap_or_default();
                 let by = words::actor(detail.actor.as_ref());
-                let said = if detail.reason.is_empty() { String::new() } else { format!(" ({})", detail.reason) };
+                let said = if detail.reason.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", detail.reason)
+                };
                 format!("set by {by}{said}, {since}")
             }
             AdminState::Enabled | AdminState::Unspecified => {
@@ -189,7 +193,11 @@ fn sentence(event: &v1::Event) -> String {
 mod tests {
     use super::*;
 
-    fn event(reason: EventReason, from: Option<HealthStatus>, to: Option<HealthStatus>) -> v1::Event {
+    fn event(
+        reason: EventReason,
+        from: Option<HealthStatus>,
+        to: Option<HealthStatus>,
+    ) -> v1::Event {
         let status = |health: HealthStatus| v1::InstanceStatus {
             health_status: health.into(),
             admin_state: AdminState::Enabled.into(),
@@ -230,7 +238,8 @@ mod tests {
         let story = Story { name: &name, answer: &answer }.tell();
         assert!(story.starts_with("web/web-1 is EXPIRED: its lease ran out"), "{story}");
         assert!(story.contains("It registered: absent -> HEALTHY (REGISTERED"), "{story}");
-        let told = "HEALTHY -> EXPIRED (LEASE_EXPIRED, by registry node 7). Evidence: no beat for 3s.";
+        let told =
+            "HEALTHY -> EXPIRED (LEASE_EXPIRED, by registry node 7). Evidence: no beat for 3s.";
         assert!(story.contains(told), "{story}");
         assert!(story.contains("Its next heartbeat brings it back"), "{story}");
     }

@@ -50,7 +50,7 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Outcome {
             complain(&format!("note: {problem}; what was shown may be old until this comes back"));
         }
         connected = picture.connected;
-        printer.print(update)?;
+        printer.print(update, &picture)?;
     }
 }
 
@@ -61,14 +61,14 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, update: Update) -> Result<(), Failure> {
+    fn print(&mut self, update: Update, now: &Picture) -> Result<(), Failure> {
         match update {
             Update::Snapshot(service) => self.snapshot(&service),
             Update::Delta { service, upserted, removed } => {
                 self.shown.insert(service.name.clone());
                 self.delta(&service, &upserted, removed)
             }
-            Update::Bookmark { revision } => self.bookmark(revision),
+            Update::Bookmark { revision } => self.bookmark(revision, now),
             Update::Reset(picture) => self.reset(&picture),
         }
     }
@@ -134,11 +134,15 @@ impl Printer {
         upserted.iter().try_for_each(|instance| change(service, &line('+', instance)))
     }
 
-    fn bookmark(&self, revision: u64) -> Result<(), Failure> {
+    fn bookmark(&self, revision: u64, now: &Picture) -> Result<(), Failure> {
         if !self.json {
             return Ok(());
         }
-        let bookmark = Bookmark { initial_state_complete: true, ..Bookmark::default() };
+        let bookmark = Bookmark {
+            staleness: now.staleness.map(words::wire_duration),
+            leader_known: now.leader_known,
+            initial_state_complete: now.complete,
+        };
         message(revision, None, Event::Bookmark(bookmark))
     }
 }
@@ -155,7 +159,11 @@ fn message(revision: u64, name: Option<&ServiceName>, event: Event) -> Result<()
 
 fn line(sign: char, instance: &v1::Instance) -> String {
     let status = words::status(instance.health_status, instance.admin_state);
-    format!("{sign} {}  {}  {status}", instance.instance_id, words::endpoints(instance.spec.as_ref()))
+    format!(
+        "{sign} {}  {}  {status}",
+        instance.instance_id,
+        words::endpoints(instance.spec.as_ref())
+    )
 }
 
 fn change(service: &Service, text: &str) -> Result<(), Failure> {

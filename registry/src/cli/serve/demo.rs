@@ -52,14 +52,14 @@ impl Demo {
     pub(super) async fn start(nodes: &Nodes) -> Result<Self, Failure> {
         let client = nodes.client()?;
         let (stop, stopped) = watch::channel(false);
-        let mut demo = Self { client: client.clone(), guards: Vec::new(), serving: JoinSet::new(), stop };
+        let mut demo =
+            Self { client: client.clone(), guards: Vec::new(), serving: JoinSet::new(), stop };
         for instance in LASTING {
             let (listener, registration) = open(instance).await?;
             demo.serving.spawn(answer(listener, instance.1));
             demo.guards.push(client.register(registration).await?);
         }
-        let addresses: Vec<_> =
-            nodes.0.iter().map(|node| node.listen.grpc.to_string()).collect();
+        let addresses: Vec<_> = nodes.0.iter().map(|node| node.listen.grpc.to_string()).collect();
         let (alive, mut born) = watch::channel(false);
         let live = move || live_and_die(&addresses, &stopped, &alive);
         let thread = thread::Builder::new().name("demo".to_owned()).spawn(live);
@@ -105,7 +105,11 @@ async fn answer(listener: TcpListener, id: &'static str) {
 
 /// Lives of the mortal instance, each on a runtime of its own: when that ends, listener and heartbeats end without
 /// a goodbye, as in a crash.
-fn live_and_die(addresses: &[String], stopped: &watch::Receiver<bool>, alive: &watch::Sender<bool>) {
+fn live_and_die(
+    addresses: &[String],
+    stopped: &watch::Receiver<bool>,
+    alive: &watch::Sender<bool>,
+) {
     while !*stopped.borrow() {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,

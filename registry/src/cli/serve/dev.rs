@@ -27,7 +27,9 @@ pub(crate) fn dev(args: &DevArgs, output: Output) -> Outcome {
         Some(_) => None,
         None => {
             let made = tempfile::Builder::new().prefix("rollcall-dev-").tempdir();
-            Some(made.map_err(|error| Failure::new(format!("make a temporary directory: {error}")))?)
+            Some(
+                made.map_err(|error| Failure::new(format!("make a temporary directory: {error}")))?,
+            )
         }
     };
     let data = match (&args.data_dir, &temporary) {
@@ -117,8 +119,7 @@ fn welcome(nodes: &Nodes, data: &Path, args: &DevArgs) -> String {
     lines.push(String::new());
     lines.push("Try in another terminal:".to_owned());
     let grpc = nodes.0[0].listen.grpc;
-    let address =
-        if grpc.port() == API_PORT { String::new() } else { format!(" --addr {grpc}") };
+    let address = if grpc.port() == API_PORT { String::new() } else { format!(" --addr {grpc}") };
     let commands = match args.demo {
         true => Demo::COMMANDS,
         false => [
