@@ -102,7 +102,7 @@ async fn startup(
     empty: u64,
     count: usize,
 ) -> Outcome {
-    let mut times = Vec::new();
+    let (mut times, mut busy) = (Vec::new(), Vec::new());
     let mut memory = Vec::new();
     for round in 1..=rounds as usize {
         load::admin(channel).trigger_snapshot(v1::TriggerSnapshotRequest {}).await?;
@@ -124,6 +124,7 @@ async fn startup(
             }
         };
         times.push(begin.elapsed());
+        busy.push(server.cpu()?);
         let last = format!("12:00:00.{round:06}Z");
         let current = |instance: &v1::Instance| {
             instance
@@ -145,6 +146,7 @@ async fn startup(
         &format!("start-up from a snapshot of {count} instances and {TAIL} log entries"),
         &[
             ("process start to first linearizable read", spread.to_string()),
+            ("CPU time of the node until then", Spread::of(busy).to_string()),
             ("resident after it", mib(worst)),
             ("per instance", format!("{} bytes", worst.saturating_sub(empty) / count as u64)),
         ],

@@ -173,18 +173,25 @@ impl Running {
 
     /// kill -9 of the process, and then of what it left behind.
     pub(crate) fn kill(&mut self) {
-        let own = self.0.id();
-        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+        let children = children(self.0.id());
         // It may have ended by itself: it is gone either way.
         let _ = self.0.kill();
         let _ = self.0.wait();
-        let children = children.unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-            if let Some(child) = rustix::process::Pid::from_raw(child) {
-                let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
-            }
+        for child in children.into_iter().filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// The processes that the threads of a process have started.
+fn children(pid: u32) -> Vec<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let parsed = lists.flat_map(|list| {
+        let ids = list.split_whitespace().filter_map(|id| id.parse().ok());
+        ids.collect::<Vec<i32>>()
+    });
+    parsed.collect()
 }
 
 impl Drop for Running {

@@ -40,7 +40,7 @@ pub(crate) async fn run(lab: &mut Lab, report: &mut Report, rounds: u32) -> Outc
         sleep(Duration::from_millis(random.between(1_500, 2_800))).await;
         runner.kill();
         let gone = until_gone(&channel).await?;
-        let (silent, expired_ms) = expiry(&channel, second).await?;
+        let (silent, expired_ms) = expiry(&channel, second, round as usize + 1).await?;
         told.push(silent);
         // Wall clocks of one machine: when the last beat arrived, and when an outsider saw the instance gone.
         let outside = gone.saturating_sub(Duration::from_millis(expired_ms)) + silent;
@@ -136,16 +136,20 @@ async fn until_gone(channel: &Channel) -> Outcome<Duration> {
 async fn events(channel: &Channel) -> Outcome<Vec<v1::Event>> {
     let request = v1::HistoryRequest {
         subject: Some(v1::history_request::Subject::Service(load::service(SERVICE))),
-        limit: 100,
+        limit: 1_000,
         ..v1::HistoryRequest::default()
     };
     Ok(JournalServiceClient::new(channel.clone()).history(request).await?.into_inner().events)
 }
 
-/// The newest expiry: silence since the last beat by its evidence, and its time since 1970 in ms.
-async fn expiry(channel: &Channel, port: u16) -> Outcome<(Duration, u64)> {
+/// The newest of so many expiries: silence since the last beat by its evidence, and its time since 1970 in ms.
+async fn expiry(channel: &Channel, port: u16, count: usize) -> Outcome<(Duration, u64)> {
     let events = events(channel).await?;
-    let event = events.iter().find(|event| event.reason() == v1::EventReason::LeaseExpired);
+    let expired = events.iter().filter(|event| event.reason() == v1::EventReason::LeaseExpired);
+    if expired.clone().count() != count {
+        return Err(format!("{count} expiries expected: {events:?}").into());
+    }
+    let event = expired.max_by_key(|event| event.revision);
     let event = event.ok_or("the journal tells of no expiry")?;
     match &event.subject {
         Some(v1::event::Subject::Instance(name))
