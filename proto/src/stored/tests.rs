@@ -32,6 +32,18 @@ proptest! {
     }
 
     #[test]
+    fn a_spec_that_was_read_keeps_no_room_that_it_does_not_need(stamped in arbitrary::stamped()) {
+        let read = decode_command(&encode_command(&stamped)).unwrap();
+        if let Command::Register(register) = read.command {
+            for spec in register.items.iter().map(|item| &item.spec) {
+                prop_assert_eq!(spec.endpoints.capacity(), spec.endpoints.len());
+                prop_assert_eq!(spec.tags.capacity(), spec.tags.len());
+                prop_assert_eq!(spec.metadata.capacity(), spec.metadata.len());
+            }
+        }
+    }
+
+    #[test]
     fn an_outcome_comes_back_equal(outcome in arbitrary::outcome()) {
         prop_assert_eq!(decode_outcome(&encode_outcome(&outcome)).unwrap(), outcome);
     }

@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use tonic::transport::Channel;
+use tonic::{client::Grpc, transport::Channel};
 
 /// Instances of one service.
 const PER_SERVICE: usize = 100;
@@ -203,14 +203,14 @@ async fn throughput(
         ));
     }
     report.table(
-        &format!("throughput with {count} instances beside {REGISTRATIONS} registrations a second; answers of {PER_SERVICE} instances; callers share the cores"),
+        &format!("throughput with {count} instances beside {REGISTRATIONS} registrations a second; answers of {PER_SERVICE} instances, each service changes once a second; callers share the cores"),
         &rows,
     );
     Ok(())
 }
 
 async fn resolve_on(channel: Channel, count: usize, caller: usize, answered: Arc<AtomicU64>) {
-    let mut discovery = load::discovery(&channel);
+    let mut grpc = Grpc::new(channel);
     let services = count.div_ceil(PER_SERVICE);
     // A stride without common divisor visits every service.
     let mut at = caller * 37;
@@ -220,7 +220,7 @@ async fn resolve_on(channel: Channel, count: usize, caller: usize, answered: Arc
             service: Some(load::service(&service_of(at * PER_SERVICE))),
             ..v1::ResolveRequest::default()
         };
-        match discovery.resolve(request).await {
+        match load::resolve_unread(&mut grpc, request).await {
             Ok(_) => answered.fetch_add(1, Ordering::Relaxed),
             Err(_) => return,
         };

@@ -1,7 +1,9 @@
 //! Callers: registrations, beats and look-ups over plain gRPC.
 
 use crate::report::Outcome;
+use bytes::Buf;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http::uri::PathAndQuery;
 use prost::Message;
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient,
@@ -23,7 +25,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Channel, Endpoint},
+};
 
 /// Most handles in one message.
 pub(crate) const HANDLES: usize = 10_000;
@@ -46,6 +53,51 @@ pub(crate) fn discovery(channel: &Channel) -> DiscoveryServiceClient<Channel> {
 
 pub(crate) fn admin(channel: &Channel) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(channel.clone())
+}
+
+/// Answers as bytes: a measuring caller that took them apart would measure itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unread;
+
+impl Codec for Unread {
+    type Encode = v1::ResolveRequest;
+    type Decode = usize;
+    type Encoder = Self;
+    type Decoder = Self;
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Unread {
+    type Item = v1::ResolveRequest;
+    type Error = Status;
+    fn encode(&mut self, item: Self::Item, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buf).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Unread {
+    type Item = usize;
+    type Error = Status;
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
+        let length = buf.remaining();
+        buf.advance(length);
+        Ok(Some(length))
+    }
+}
+
+/// A look-up whose answer is received and not taken apart: its size in bytes.
+pub(crate) async fn resolve_unread(
+    grpc: &mut Grpc<Channel>,
+    request: v1::ResolveRequest,
+) -> Outcome<usize> {
+    grpc.ready().await?;
+    let path = PathAndQuery::from_static("/rollcall.v1.DiscoveryService/Resolve");
+    Ok(grpc.unary(Request::new(request), path, Unread).await?.into_inner())
 }
 
 /// The cluster as one node sees it; given up after half a second.
