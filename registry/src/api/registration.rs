@@ -1,7 +1,11 @@
 //! RegistrationService: instances speak.
 
 use super::{Api, heartbeat::Heartbeats, peer_of, status};
-use rollcall_core::{Command, Outcome, command::Done};
+use crate::lease::beat::NotAcknowledged;
+use rollcall_core::{
+    Command, Outcome,
+    command::{Done, Registered},
+};
 use rollcall_proto::{convert, error, v1, v1::registration_service_server as service};
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio_stream::Stream;
@@ -23,21 +27,39 @@ impl Api {
             address_limit: !self.settings().loopback,
         };
         let register = convert::register(request, from, admission).map_err(error::of_invalid)?;
-        let items = register.items.clone();
+        let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
         let outcome = self.submit(Command::Register(register)).await?;
         let Done::Registered(results) = done(&outcome)? else {
             return Err(status::unexpected("register", &outcome));
         };
         // This node may be a follower: the answer is complete once the registration is visible here, so that its
         // caller reads its own write, at the latest after a moment.
-        let visible = self.view().reached(outcome.revision);
-        let _ = tokio::time::timeout(VISIBLE, visible).await;
+        let visible = tokio::time::timeout(VISIBLE, self.view().reached(outcome.revision));
+        let (_, renewed) = tokio::join!(visible, self.renew_repeated(results, repeatable));
+        renewed?;
         let seen = self.view().seen();
         let results = items.iter().zip(results).map(|(item, result)| {
             let record = seen.state.instance(&item.name);
             convert::registered(result, &item.spec, record.map(|record| &**record))
         });
         Ok(v1::RegisterResponse { items: results.collect(), revision: outcome.revision })
+    }
+
+    /// A call that repeats an earlier one is a sign of life like a beat: its owner counts the lease from it, but the
+    /// catalogue has nothing to change. `repeatable` = the outcome may be that of an earlier call.
+    async fn renew_repeated(&self, results: &[Registered], repeatable: bool) -> Result<(), Status> {
+        let leased = results.iter().filter(|result| result.lease_epoch > 0);
+        let repeated = leased.filter(|result| repeatable || !result.changed);
+        let handles: Vec<u64> = repeated.map(|result| result.generation).collect();
+        if handles.is_empty() {
+            return Ok(());
+        }
+        match self.leases().beat(handles).await {
+            Ok(_) => Ok(()),
+            // What has just been granted needs no beat.
+            Err(NotAcknowledged) if results.iter().all(|result| result.changed) => Ok(()),
+            Err(NotAcknowledged) => Err(status::no_leader(self.leases().leaderless_grace())),
+        }
     }
 
     async fn deregister_batch(

@@ -3,6 +3,10 @@
 //! A renewal is one look-up in a sharded map and one store: no log entry, no disk, no lock shared with other work.
 //! What is due when is kept apart, in [`Book`], and looked at again only when it may be due.
 
+use super::{
+    evictions::Evictions,
+    time::{LeaseTime, millis},
+};
 use crate::clock::Clock;
 use dashmap::DashMap;
 use rollcall_core::{
@@ -24,6 +28,8 @@ use tokio::sync::watch;
 
 /// Shards of the map: fixed, so that its behaviour does not depend on the machine.
 const SHARDS: usize = 64;
+/// A lease is looked at again after this at the latest, ms: what is left of leases that are gone stays no longer.
+const LOOK_AHEAD: u64 = 60_000;
 
 /// Spreads handles, which are consecutive numbers, over the shards. Fixed, so that runs can be repeated.
 #[derive(Debug, Default, Clone, Copy)]
@@ -56,11 +62,22 @@ struct Entry {
     epoch: u32,
     /// Set while an expiry is proposed and undecided: beats wait for it.
     deciding: Option<Decision>,
-    /// Counts the checkpoints that named it since it last beat; 0 = none. A beat is then acknowledged only after a
-    /// committed clear, because a new leader would else grant less than the acknowledgement promised.
+    /// Counts the checkpoints that may name it since the last clear; 0 = none. A beat is then acknowledged only
+    /// after a committed clear, because a new leader would else grant less than the acknowledgement promised.
     marked: u32,
-    /// Lease time of the last checkpoint that named it, ms.
-    marked_at: u64,
+    /// What the last committed checkpoint says it had left, ms.
+    named: Option<u32>,
+}
+
+impl Entry {
+    /// Whether a checkpoint would tell the next leader anything new.
+    fn is_worth_naming(&self, remaining: Duration) -> bool {
+        let remaining = remaining_ms(remaining);
+        self.deciding.is_none()
+            && self.named.is_none_or(|named| {
+                grant(self.ttl, Some(named)) != grant(self.ttl, Some(remaining))
+            })
+    }
 }
 
 /// What becomes of the beats of one message.
@@ -106,54 +123,80 @@ pub struct Overdue {
     pub silent: Duration,
 }
 
+/// A lease that has missed a beat.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Missed {
+    /// Handle.
+    pub generation: u64,
+    /// Epoch.
+    pub lease_epoch: u32,
+    /// What it has left, ms.
+    pub remaining: u32,
+}
+
+/// A mark that a clear is to take away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Handle.
+    pub generation: u64,
+    /// Epoch.
+    pub lease_epoch: u32,
+    count: u32,
+}
+
 /// What is due when. Times are lease time in ms.
 #[derive(Debug, Default)]
 pub struct Book {
     /// Leases to look at.
-    pub deadlines: Deadlines,
+    deadlines: Deadlines,
     /// Expired instances to evict.
-    pub evictions: Deadlines,
+    pub evictions: Evictions,
     /// Term for which this node leads and has loaded the leases; 0 = it does not lead.
     term: u64,
+    /// The last such term.
+    loaded: u64,
+}
+
+impl Book {
+    fn arm(&mut self, handle: u64, deadline: u64, now: u64) {
+        self.deadlines.arm(handle, deadline.min(now.saturating_add(LOOK_AHEAD)));
+    }
 }
 
 /// The lease table. Inactive, and empty, on every node but the leader.
 #[derive(Debug)]
 pub struct LeaseTable {
-    clock: Arc<dyn Clock>,
+    time: LeaseTime,
     entries: DashMap<u64, Entry, BuildHasherDefault<HandleHasher>>,
     book: Mutex<Book>,
     /// Term for which every lease is loaded; 0 = none. Set last, so that no beat meets a table that is half full.
     active: AtomicU64,
-    /// Pauses of this process that are added to every deadline, ms: lease time is monotonic time less this.
-    paused: AtomicU64,
 }
 
 impl LeaseTable {
     /// An inactive table.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
-            clock,
+            time: LeaseTime::new(clock),
             entries: DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS),
             book: Mutex::default(),
             active: AtomicU64::new(0),
-            paused: AtomicU64::new(0),
         }
     }
 
-    /// Lease time in ms: monotonic time without the pauses of this process.
+    /// The clock of the leases.
+    pub fn time(&self) -> &LeaseTime {
+        &self.time
+    }
+
+    /// Lease time in ms.
     pub fn now(&self) -> u64 {
-        millis(self.clock.monotonic()).saturating_sub(self.paused.load(Ordering::Acquire))
+        self.time.now()
     }
 
-    /// Adds a pause of this process to every deadline.
-    pub fn add_pause(&self, pause: Duration) {
-        self.paused.fetch_add(millis(pause), Ordering::AcqRel);
-    }
-
-    /// Pauses so far.
+    /// What was added to every deadline so far, because the leader could not hear its instances.
     pub fn paused(&self) -> Duration {
-        Duration::from_millis(self.paused.load(Ordering::Acquire))
+        self.time.left_out()
     }
 
     /// What is due when.
@@ -179,7 +222,8 @@ impl LeaseTable {
     /// Forgets everything: this node does not lead.
     pub fn deactivate(&self) {
         self.active.store(0, Ordering::Release);
-        *self.book() = Book::default();
+        let mut book = self.book();
+        *book = Book { loaded: book.loaded, ..Book::default() };
         self.entries.clear();
     }
 
@@ -189,17 +233,23 @@ impl LeaseTable {
         self.active.store(0, Ordering::Release);
         let mut book = self.book();
         self.entries.clear();
-        *book = Book { term, ..Book::default() };
+        // A checkpoint from the first half of an interrupted reign may still be on its way into the log.
+        let interrupted = book.loaded == term;
+        *book = Book { term, loaded: term, ..Book::default() };
         let state = load();
         let now = self.now();
         for (generation, name) in state.generations() {
             let Some(record) = state.instance(name) else { continue };
             let remaining = state.checkpoint(generation);
             self.load_record(&mut book, &state, record, now, remaining);
+            if interrupted && let Some(mut entry) = self.entries.get_mut(&generation) {
+                entry.marked = 1;
+            }
         }
         self.active.store(term, Ordering::Release);
     }
 
+    /// Takes a record over as it is now; a running lease is granted anew.
     fn load_record(
         &self,
         book: &mut Book,
@@ -208,27 +258,36 @@ impl LeaseTable {
         now: u64,
         remaining: Option<u32>,
     ) {
-        let (Some(lease), Some(ttl)) = (record.lease, record.spec.ttl) else { return };
-        match lease.state {
-            LeaseState::Current => {
-                let deadline = now + millis(grant(ttl, remaining)) + 1;
-                let entry = Entry {
-                    deadline,
-                    beat: now,
-                    ttl,
-                    epoch: lease.epoch,
-                    deciding: None,
-                    marked: u32::from(remaining.is_some()),
-                    marked_at: now,
-                };
-                self.entries.insert(record.generation, entry);
-                book.deadlines.arm(record.generation, deadline);
+        let generation = record.generation;
+        let running = record.lease.filter(|lease| lease.state == LeaseState::Current);
+        if let (Some(lease), Some(ttl)) = (running, record.spec.ttl) {
+            let deadline = now + millis(grant(ttl, remaining)) + 1;
+            let named = state.checkpoint(generation);
+            let mut entry = Entry {
+                deadline,
+                beat: now,
+                ttl,
+                epoch: lease.epoch,
+                deciding: None,
+                marked: u32::from(named.is_some()),
+                named,
+            };
+            if let Some(before) = self.entries.get(&generation)
+                && before.epoch == lease.epoch
+            {
+                // A checkpoint or an expiry of this epoch may be on its way into the log.
+                entry.marked = entry.marked.max(before.marked);
+                entry.deciding = before.deciding.clone();
             }
-            LeaseState::Expired => {
-                let at = now + millis(evict_after(state, record));
-                book.evictions.arm(record.generation, at);
-            }
-            LeaseState::Held => {}
+            self.entries.insert(generation, entry);
+            book.arm(generation, deadline, now);
+        } else {
+            self.entries.remove(&generation);
+        }
+        if record.lease.is_some_and(|lease| lease.state == LeaseState::Expired) {
+            book.evictions.expired(generation, now, evict_after(state, record));
+        } else {
+            book.evictions.forget(generation);
         }
     }
 
@@ -241,30 +300,61 @@ impl LeaseTable {
         }
         let now = self.now();
         for event in events {
-            let Subject::Instance(name) = &event.subject else { continue };
-            if event.reason == Reason::TakenOver
-                && let Some(record) = state.instance(name)
-            {
-                let mut before = record.history.events().iter().rev();
-                if let Some(old) = before.find(|e| e.generation < event.generation) {
-                    self.entries.remove(&old.generation);
+            match &event.subject {
+                Subject::Instance(name) => {
+                    if event.reason == Reason::TakenOver {
+                        self.forget_before(state, state.instance(name), event.generation);
+                    }
+                    self.follow_instance(&mut book, state, event, now);
                 }
+                Subject::Policy(name) => {
+                    let instances = state.service(name).map(|service| &service.instances);
+                    for record in instances.into_iter().flat_map(|instances| instances.values()) {
+                        let after = evict_after(state, record);
+                        book.evictions.change(record.generation, after);
+                    }
+                }
+                Subject::Protection(_) => {}
             }
-            let grants = matches!(
-                event.reason,
-                Reason::Registered | Reason::Updated | Reason::TakenOver | Reason::Restored
-            ) || event.from.is_some_and(|from| from.admin == AdminState::Maintenance);
-            let current = state.by_generation(event.generation);
-            let lease = current.and_then(|record| record.lease);
-            let runs = lease.is_some_and(|lease| lease.state == LeaseState::Current);
-            if !runs {
-                self.entries.remove(&event.generation);
+        }
+    }
+
+    fn follow_instance(&self, book: &mut Book, state: &State, event: &Event, now: u64) {
+        let Some(record) = state.by_generation(event.generation) else {
+            self.entries.remove(&event.generation);
+            book.evictions.forget(event.generation);
+            return;
+        };
+        let maintained = |status: Option<rollcall_core::record::Status>| {
+            status.is_some_and(|status| status.admin == AdminState::Maintenance)
+        };
+        let returned = maintained(event.from) && !maintained(event.to);
+        if returned {
+            // Maintenance suspends the wait for the removal: it begins anew.
+            book.evictions.forget(event.generation);
+        }
+        let grants = matches!(
+            event.reason,
+            Reason::Registered | Reason::Updated | Reason::TakenOver | Reason::Restored
+        );
+        let runs = record.lease.is_some_and(|lease| lease.state == LeaseState::Current);
+        if grants || returned || !runs {
+            self.load_record(book, state, record, now, None);
+        }
+    }
+
+    /// Forgets the lease that was taken over by the owner of `generation`.
+    fn forget_before(&self, state: &State, record: Option<&Arc<Record>>, generation: u64) {
+        let before = record.and_then(|record| {
+            let mut events = record.history.events().iter().rev();
+            events.find(|event| event.generation < generation)
+        });
+        match before {
+            Some(before) => {
+                self.entries.remove(&before.generation);
             }
-            if let Some(record) = current
-                && (grants || !runs)
-            {
-                self.load_record(&mut book, state, record, now, None);
-            }
+            // So much has happened to it at once that its history does not tell any more.
+            None => self.entries.retain(|handle, _| state.by_generation(*handle).is_some()),
         }
     }
 
@@ -309,7 +399,7 @@ impl LeaseTable {
                 continue;
             }
             if entry.deadline > now {
-                book.deadlines.arm(handle, entry.deadline);
+                book.arm(handle, entry.deadline, now);
                 continue;
             }
             entry.deciding = Some(decision.clone());
@@ -322,55 +412,91 @@ impl LeaseTable {
         overdue
     }
 
-    /// An expiry came to nothing: the lease goes on and is looked at again after `after`.
-    pub fn undecide(&self, generation: u64, after: Duration) {
+    /// An expiry came to nothing: the lease goes on and is looked at again after `after`. Only where it still waits
+    /// for this decision: it may have been granted anew meanwhile.
+    pub fn undecide(&self, generation: u64, decision: &Decision, after: Duration) {
         let mut book = self.book();
-        if let Some(mut entry) = self.entries.get_mut(&generation) {
+        if let Some(mut entry) = self.entries.get_mut(&generation)
+            && entry.deciding.as_ref().is_some_and(|deciding| deciding.same_channel(decision))
+        {
             entry.deciding = None;
-            let at = entry.deadline.max(self.now() + millis(after));
-            book.deadlines.arm(generation, at);
+            let now = self.now();
+            let at = entry.deadline.max(now.saturating_add(millis(after)));
+            book.arm(generation, at, now);
         }
     }
 
-    /// Names the leases that have missed a beat and marks them: from here on their beats need a committed clear.
-    /// `(handle, epoch, remaining)`, in order of handle.
-    pub fn checkpoint(&self) -> Vec<(u64, u32, Duration)> {
+    /// An expiry was decided on something that is gone: what the table holds is put right by the catalogue.
+    pub fn reconcile(&self, state: &State, generation: u64, decision: &Decision, after: Duration) {
+        let running = state
+            .by_generation(generation)
+            .and_then(|record| record.lease)
+            .is_some_and(|lease| lease.state == LeaseState::Current);
+        if !running {
+            let stale = |_: &u64, entry: &Entry| {
+                entry.deciding.as_ref().is_some_and(|deciding| deciding.same_channel(decision))
+            };
+            self.entries.remove_if(&generation, stale);
+        }
+        self.undecide(generation, decision, after);
+    }
+
+    /// The leases that have missed a beat and are worth naming to the next leader, in order of handle. Marks them:
+    /// from here on their beats need a committed clear.
+    pub fn checkpoint(&self) -> Vec<Missed> {
         let now = self.now();
         let mut missed = Vec::new();
         for mut entry in self.entries.iter_mut() {
             let remaining = Duration::from_millis(entry.deadline.saturating_sub(now));
-            let interval = millis(rollcall_core::lease::checkpoint_interval(entry.ttl));
-            let fresh = entry.marked > 0 && now.saturating_sub(entry.marked_at) < interval;
-            if entry.deciding.is_none() && !fresh && missed_a_beat(entry.ttl, remaining) {
+            if missed_a_beat(entry.ttl, remaining) && entry.is_worth_naming(remaining) {
                 entry.marked += 1;
-                entry.marked_at = now;
-                missed.push((*entry.key(), entry.epoch, remaining));
+                missed.push(Missed {
+                    generation: *entry.key(),
+                    lease_epoch: entry.epoch,
+                    remaining: remaining_ms(remaining),
+                });
             }
         }
         missed.sort_unstable();
         missed
     }
 
-    /// How often a lease was marked, and its epoch, before a clear is proposed.
-    pub fn marks(&self, handles: &[u64]) -> Vec<(u64, u32, u32)> {
+    /// A checkpoint was committed. What is not told here is named again by the next one.
+    pub fn named(&self, missed: &[Missed]) {
+        for missed in missed {
+            if let Some(mut entry) = self.entries.get_mut(&missed.generation)
+                && entry.epoch == missed.lease_epoch
+            {
+                entry.named = Some(missed.remaining);
+            }
+        }
+    }
+
+    /// The marks of these leases, before a clear is proposed.
+    pub fn marks(&self, handles: &[u64]) -> Vec<Mark> {
         let marks = handles.iter().filter_map(|handle| {
-            let entry = self.entries.get(handle)?;
-            Some((*handle, entry.epoch, entry.marked))
+            let entry = self.entries.get(handle).filter(|entry| entry.marked > 0)?;
+            Some(Mark { generation: *handle, lease_epoch: entry.epoch, count: entry.marked })
         });
         marks.collect()
     }
 
     /// A clear was committed: unmarks what was not marked again meanwhile.
-    pub fn cleared(&self, marks: &[(u64, u32, u32)]) {
-        for (handle, epoch, marked) in marks {
-            if let Some(mut entry) = self.entries.get_mut(handle)
-                && entry.epoch == *epoch
-                && entry.marked == *marked
+    pub fn cleared(&self, marks: &[Mark]) {
+        for mark in marks {
+            if let Some(mut entry) = self.entries.get_mut(&mark.generation)
+                && entry.epoch == mark.lease_epoch
+                && entry.marked == mark.count
             {
                 entry.marked = 0;
+                entry.named = None;
             }
         }
     }
+}
+
+fn remaining_ms(remaining: Duration) -> u32 {
+    u32::try_from(millis(remaining)).unwrap_or(u32::MAX)
 }
 
 /// Time from expiry to removal: the instance's own, then the policy's, then 30 s.
@@ -379,237 +505,5 @@ pub fn evict_after(state: &State, record: &Record) -> Duration {
     record.spec.evict_after.or_else(policy).unwrap_or(Spec::DEFAULT_EVICT_AFTER)
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rollcall_core::{
-        Command, Stamped,
-        command::{ExpireLeases, Expiry, LeaseCheckpoint, Register, Registration, SetAdminState},
-        instance::{Endpoint, Transport},
-        name::{InstanceName, Label},
-        record::Actor,
-    };
-    use std::sync::atomic::AtomicU64;
-
-    /// A clock that stands still until it is told otherwise.
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> Duration {
-            Duration::from_millis(self.0.load(Ordering::Relaxed))
-        }
-        fn wall_ms(&self) -> u64 {
-            0
-        }
-    }
-
-    struct Rig {
-        clock: Arc<Hand>,
-        table: LeaseTable,
-        state: State,
-    }
-
-    impl Rig {
-        /// A leader with an empty catalogue.
-        fn new() -> Self {
-            let clock = Arc::new(Hand::default());
-            let table = LeaseTable::new(clock.clone());
-            let state = State::new(1_000);
-            table.activate(1, || state.clone());
-            Self { clock, table, state }
-        }
-
-        fn pass(&self, ms: u64) {
-            self.clock.0.fetch_add(ms, Ordering::Relaxed);
-        }
-
-        fn apply(&mut self, command: Command) {
-            let stamped = Stamped { wall_ms: 0, advance_ms: 0, command };
-            let applied = self.state.apply(&stamped);
-            assert!(applied.outcome.result.is_ok(), "{:?}", applied.outcome);
-            self.table.follow(&self.state, &applied.events);
-        }
-
-        /// Registers with a lease of 3 s; returns the handle.
-        fn register(&mut self, id: &str, nonce: u128) -> u64 {
-            let endpoint = Endpoint {
-                name: Label::parse("name", "http").unwrap(),
-                address: "127.0.0.1:80".parse().unwrap(),
-                transport: Transport::Tcp,
-                app_protocol: "".into(),
-            };
-            let mut spec = Spec::new(vec![endpoint]).unwrap();
-            spec.ttl = Some(Ttl::parse(Duration::from_secs(3)).unwrap());
-            let name = InstanceName::parse("", "web", id).unwrap();
-            let item = Registration {
-                name: name.clone(),
-                spec: Arc::new(spec),
-                nonce,
-                held_generation: 0,
-                expected_revision: None,
-            };
-            self.apply(Command::Register(Register {
-                items: vec![item],
-                actor: Actor::Owner("".into()),
-                request_id: None,
-                address_limit: true,
-            }));
-            self.state.instance(&name).unwrap().generation
-        }
-
-        fn beat(&self, handle: u64) -> Renewal {
-            let fence = |handle| Fence::of(&self.state, handle);
-            self.table.renew(&[handle], self.table.now(), fence)
-        }
-
-        fn overdue(&self) -> Vec<Overdue> {
-            let (decided, decision) = watch::channel(());
-            drop(decided);
-            self.table.take_overdue(100, &decision)
-        }
-    }
-
-    fn is_acknowledged(renewal: &Renewal) -> bool {
-        renewal.reregister.is_empty()
-            && renewal.fenced.is_empty()
-            && renewal.clear.is_empty()
-            && renewal.undecided.is_empty()
-    }
-
-    #[test]
-    fn a_lease_is_never_over_before_its_ttl_since_the_last_beat() {
-        let mut rig = Rig::new();
-        let handle = rig.register("a", 1);
-        rig.pass(2_999);
-        assert!(is_acknowledged(&rig.beat(handle)));
-        rig.pass(3_000);
-        assert_eq!(rig.overdue(), []);
-        rig.pass(1);
-        let overdue = rig.overdue();
-        assert_eq!(overdue.len(), 1);
-        assert_eq!(overdue[0].silent, Duration::from_millis(3_001));
-    }
-
-    #[test]
-    fn a_beat_while_an_expiry_is_undecided_waits_for_it() {
-        let mut rig = Rig::new();
-        let handle = rig.register("a", 1);
-        rig.pass(3_001);
-        assert_eq!(rig.overdue().len(), 1);
-        assert_eq!(rig.beat(handle).undecided.len(), 1);
-        rig.table.undecide(handle, Duration::ZERO);
-        assert!(is_acknowledged(&rig.beat(handle)));
-    }
-
-    #[test]
-    fn an_expired_lease_is_told_to_register_again() {
-        let mut rig = Rig::new();
-        let handle = rig.register("a", 1);
-        rig.pass(3_001);
-        let overdue = rig.overdue();
-        let item =
-            Expiry { generation: handle, lease_epoch: overdue[0].lease_epoch, evidence: "".into() };
-        let actor = Actor::Registry("".into());
-        rig.apply(Command::ExpireLeases(ExpireLeases { items: vec![item], actor }));
-        assert_eq!(rig.beat(handle).reregister, [handle]);
-        assert!(rig.table.is_empty());
-    }
-
-    #[test]
-    fn the_beat_of_an_owner_that_was_taken_over_is_fenced() {
-        let mut rig = Rig::new();
-        let old = rig.register("a", 1);
-        let new = rig.register("a", 2);
-        assert_eq!(rig.beat(old).fenced, [(old, Fence::Superseded)]);
-        assert!(is_acknowledged(&rig.beat(new)));
-        assert_eq!(rig.table.len(), 1);
-    }
-
-    #[test]
-    fn a_pause_of_the_process_prolongs_every_lease() {
-        let mut rig = Rig::new();
-        rig.register("a", 1);
-        rig.pass(5_000);
-        rig.table.add_pause(Duration::from_secs(5));
-        assert_eq!(rig.overdue(), []);
-        rig.pass(3_001);
-        assert_eq!(rig.overdue().len(), 1);
-    }
-
-    #[test]
-    fn a_beat_after_a_checkpoint_needs_a_committed_clear() {
-        let mut rig = Rig::new();
-        let handle = rig.register("a", 1);
-        assert_eq!(rig.table.checkpoint(), []);
-        rig.pass(1_500);
-        assert_eq!(rig.table.checkpoint(), [(handle, 1, Duration::from_millis(1_501))]);
-        assert_eq!(rig.beat(handle).clear, [handle]);
-        let marks = rig.table.marks(&[handle]);
-        rig.table.cleared(&marks);
-        assert!(is_acknowledged(&rig.beat(handle)));
-    }
-
-    #[test]
-    fn a_clear_that_a_later_checkpoint_overtook_clears_nothing() {
-        let mut rig = Rig::new();
-        let handle = rig.register("a", 1);
-        rig.pass(1_500);
-        rig.table.checkpoint();
-        let marks = rig.table.marks(&[handle]);
-        rig.pass(2_000);
-        rig.table.checkpoint();
-        rig.table.cleared(&marks);
-        assert_eq!(rig.beat(handle).clear, [handle]);
-    }
-
-    #[test]
-    fn a_new_leader_gives_a_silent_lease_less_than_a_beating_one() {
-        let mut rig = Rig::new();
-        let silent = rig.register("a", 1);
-        rig.register("b", 2);
-        rig.apply(Command::CheckpointLeases(vec![LeaseCheckpoint {
-            generation: silent,
-            lease_epoch: 1,
-            remaining_ms: Some(100),
-        }]));
-        rig.table.deactivate();
-        assert!(!rig.table.is_active(1));
-        let state = rig.state.clone();
-        rig.table.activate(2, || state);
-        rig.pass(2_001);
-        let overdue = rig.overdue();
-        assert_eq!(overdue.iter().map(|o| o.generation).collect::<Vec<_>>(), [silent]);
-        rig.pass(1_000);
-        assert_eq!(rig.overdue().len(), 1);
-    }
-
-    #[test]
-    fn the_end_of_maintenance_grants_a_whole_lease() {
-        let mut rig = Rig::new();
-        rig.register("a", 1);
-        let set = |state| {
-            Command::SetAdminState(SetAdminState {
-                name: InstanceName::parse("", "web", "a").unwrap(),
-                generation: 0,
-                state,
-                actor: Actor::Operator("".into()),
-                reason: "".into(),
-                expire_after: None,
-                request_id: None,
-                expected_revision: None,
-            })
-        };
-        rig.apply(set(AdminState::Maintenance));
-        rig.pass(10_000);
-        rig.apply(set(AdminState::Enabled));
-        rig.pass(2_999);
-        assert_eq!(rig.overdue(), []);
-        rig.pass(2);
-        assert_eq!(rig.overdue().len(), 1);
-    }
-}
+pub(crate) mod tests;
