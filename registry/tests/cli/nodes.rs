@@ -217,10 +217,17 @@ fn a_temporary_directory_is_removed_at_the_end_and_a_given_one_is_kept() {
     dev.end().exits(0);
     assert!(!data.exists());
 
+    for count in ["1", "3"] {
+        a_given_directory_is_kept(count);
+    }
+}
+
+fn a_given_directory_is_kept(count: &str) {
     let kept = tempfile::tempdir().unwrap();
+    let arguments = ["dev", "-o", "json", "--port-base", "0", "--nodes"];
     let again = || {
-        let mut command = program(["dev", "-o", "json", "--port-base", "0", "--data-dir"]);
-        command.arg(kept.path());
+        let mut command = program(arguments);
+        command.args([count, "--data-dir"]).arg(kept.path());
         let mut dev = start(command);
         let ready: serde_json::Value = serde_json::from_str(&dev.line()).unwrap();
         (dev, ready["nodes"][0]["grpc"].as_str().unwrap().to_owned())
@@ -232,8 +239,17 @@ fn a_temporary_directory_is_removed_at_the_end_and_a_given_one_is_kept() {
     dev.signal(Signal::TERM);
     dev.end().exits(0);
     let (dev, address) = again();
-    finish(program(["resolve", "web", "--addr", &address])).exits(0);
+    let linearizable = ["resolve", "web", "--consistency", "linearizable", "--addr", &address];
+    finish(program(linearizable)).exits(0);
     drop(dev);
+    if count == "3" {
+        let mut fewer = program(arguments);
+        fewer.args(["2", "--data-dir"]).arg(kept.path());
+        finish(fewer).exits(1).says(&["holds 3 nodes: give --nodes 3"]);
+        let mut moved = program(["dev", "--port-base", "20000", "--nodes", "3", "--data-dir"]);
+        moved.arg(kept.path());
+        finish(moved).exits(1).says(&["at other addresses", "--port-base 0"]);
+    }
 }
 
 #[test]
