@@ -37,7 +37,7 @@ async fn wait_for(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
 
 async fn start(count: usize) -> (Registry, Client) {
     let registry = Registry::start(count);
-    let client = registry.builder().build().unwrap();
+    let client = registry.builder().build().expect("a client");
     (registry, client)
 }
 
@@ -103,6 +103,33 @@ async fn without_an_acknowledgement_the_next_node_hears_the_beat_within_a_sixth_
         assert!(guard.acknowledged().unwrap().sent >= moved - ms(10));
         assert_eq!(guard.state(), State::Registered { generation: 101 });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_that_is_not_acknowledged_itself_counts_for_nothing() {
+    let (registry, client) = start(1).await;
+    let short = client.register(web(80)).await.unwrap();
+    let long = client.register(web(81).ttl(ms(9_000))).await.unwrap();
+    sleep(ms(5_000)).await;
+    let node = &registry.nodes[0];
+    node.state().beats = Beats::Ignored;
+    let begin = node.state().heard.len();
+    let (before_short, before_long) = (short.acknowledged(), long.acknowledged());
+    // Leases of different length beat in different messages: the later one is acknowledged, the earlier one is not.
+    let (sequence, later) = node
+        .until("beats of both", |state| {
+            let [.., (_, _, earlier), (_, _, later)] = &state.heard[begin..] else { return None };
+            let differ = earlier.alive_handles != later.alive_handles;
+            differ.then(|| (later.sequence, later.alive_handles.clone()))
+        })
+        .await;
+    let stream = node.state().streams.last().unwrap().clone();
+    let message = v1::StreamHeartbeatsResponse { ack_sequence: sequence, ..Default::default() };
+    stream.send(Ok(message)).await.unwrap();
+    sleep(ms(5)).await;
+    let later_is_short = later == [101];
+    assert_eq!(short.acknowledged() == before_short, !later_is_short);
+    assert_eq!(long.acknowledged() == before_long, later_is_short);
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,6 +348,24 @@ async fn a_guard_that_is_dropped_amid_its_registration_leaves_nothing_behind() {
     drop(guard);
     let item = node.until("a goodbye", |state| state.deregisters.pop()).await.items.remove(0);
     assert_eq!(item.generation, 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_that_is_not_acknowledged_on_the_stream_is_repeated_by_a_call() {
+    for beats in [Beats::Ignored, Beats::NoLeader] {
+        let (registry, client) = start(1).await;
+        let node = &registry.nodes[0];
+        let first = client.register(web(80)).await.unwrap();
+        let second = client.register(web(81)).await.unwrap();
+        sleep(ms(5_000)).await;
+        node.state().beats = beats;
+        drop(first);
+        let item = node.until("a call", |state| state.deregisters.pop()).await.items.remove(0);
+        assert_eq!(item.generation, 101);
+        drop(second);
+        let item = node.until("a call", |state| state.deregisters.pop()).await.items.remove(0);
+        assert_eq!(item.generation, 102);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,11 +13,11 @@ use rollcall_registry::host::WriterMode;
 use rollcall_registry::raft::log::{Fatal, LogOptions, LogStore};
 use rollcall_registry::raft::types::Vote;
 
-use crate::mem_disk::{Fault, MemDisk};
 use crate::workload::{
     CLUSTER_ID, History, Model, append, append_durably, data_dir, log_path, open_log, options,
     proposal, run,
 };
+use rollcall_sim_tests::disk::{Fault, MemDisk};
 
 /// Runs one life of a node on a runtime of its own; its end is the death of all its tasks.
 fn live<T>(life: impl Future<Output = T>) -> T {
