@@ -1,7 +1,7 @@
 //! Leases across everything that can happen to their leader: it changes, is cut off, pauses, loses its quorum.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "cluster/freeze.rs"]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod freeze;
 mod support;
 
@@ -250,6 +250,54 @@ async fn the_time_without_a_quorum_is_on_nobodys_account() {
     let acked = Instant::now();
     eventually("then it is silent", || nodes[leader].health("web", "a") == Some(Expired)).await;
     assert!(acked.elapsed() >= Duration::from_secs(2) - Duration::from_millis(20));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_is_not_acknowledged_while_an_expiry_may_be_in_the_log() {
+    let nets: Vec<Arc<FreezeNet>> = (0..3).map(|_| Arc::new(FreezeNet::new())).collect();
+    let hosts = |seed: u64| Host {
+        net: nets[usize::try_from(seed).unwrap() - 1].clone(),
+        ..Host::system(seed)
+    };
+    let nodes = three_on(&Settings::default(), hosts).await;
+    let leader = leads(&nodes).await;
+    let handle = register(&nodes[leader], "a", 1, 2).await;
+    let proposed =
+        || nodes[leader].node.api().leases().stats().expiries.load(Ordering::Relaxed) > 0;
+    sleep(Duration::from_millis(1_800)).await;
+    for (n, net) in nets.iter().enumerate() {
+        if n != leader {
+            net.freeze();
+        }
+    }
+    // Its lease ends while the leader still trusts its quorum, but nothing can be committed.
+    eventually("an expiry is proposed", proposed).await;
+    // Longer than the leader waits for the outcome.
+    sleep(Duration::from_millis(2_500)).await;
+    nets.iter().for_each(|net| net.thaw());
+    let answer = within("an answer", async {
+        for node in nodes.iter().cycle() {
+            let patience = Duration::from_millis(300);
+            if let Ok(Ok(answer)) = timeout(patience, node.beat(&[handle])).await {
+                return answer;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        unreachable!("the nodes are tried for ever")
+    })
+    .await;
+    let until = Instant::now() + Duration::from_millis(1_900);
+    if answer.reregister.is_empty() {
+        // The expiry was lost with a change of the leader: then the answer must hold.
+        while Instant::now() < until {
+            assert!(nodes[leader].health("web", "a").is_some_and(HealthStatus::serves));
+            sleep(Duration::from_millis(5)).await;
+        }
+    } else {
+        assert_eq!(answer.reregister, [handle]);
+        eventually("it is expired", || nodes[leader].health("web", "a") == Some(Expired)).await;
+    }
     stop(nodes).await;
 }
 

@@ -1,4 +1,5 @@
 //! Mass expiry and its protection, removal after expiry, and the bounds of heartbeat streams.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
