@@ -12,10 +12,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listen: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:8000").parse()?;
 
     let listener = TcpListener::bind(listen).await?;
-    let registration = Registration::new("greeter")
-        .endpoint("tcp", listener.local_addr()?)
-        .tag("example")
-        .on_change(|state| eprintln!("{state:?}"));
+    let registration =
+        Registration::new("greeter").endpoint("tcp", listener.local_addr()?).tag("example");
     let guard = Client::new([registry])?.register(registration).await?;
 
     loop {

@@ -2,27 +2,10 @@
 
 use crate::connect::Address;
 use rollcall_core::name::Invalid;
+use rollcall_proto::error::Details;
+pub use rollcall_proto::error::reason;
 use std::{collections::BTreeMap, error::Error as _, fmt, time::Duration};
 use tonic::{Code, ConnectError, Status};
-use tonic_types::StatusExt as _;
-
-/// Stable reason codes of the registry that this library acts upon.
-pub mod reason {
-    /// No leader is known: an election is going on, or there is no majority.
-    pub const NO_LEADER: &str = "NO_LEADER";
-    /// The change may have been made or not: repeat it with the same request id.
-    pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
-    /// A newer owner holds the instance id.
-    pub const FENCED: &str = "FENCED";
-    /// The registration was removed by its owner or by an operator.
-    pub const DEREGISTERED: &str = "DEREGISTERED";
-    /// The node is behind the freshness that was asked for.
-    pub const STALE_REPLICA: &str = "STALE_REPLICA";
-    /// The node is shutting down.
-    pub const DRAINING: &str = "DRAINING";
-    /// The journal no longer holds the events after the point that was asked for.
-    pub const COMPACTED: &str = "COMPACTED";
-}
 
 /// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -220,37 +203,26 @@ impl fmt::Display for Refusal {
 impl Refusal {
     /// Reads the status of an attempt.
     pub(crate) fn read(call: &'static str, address: &Address, status: &Status) -> Self {
-        let details = status.get_error_details();
-        let mut violations = Vec::new();
-        if let Some(bad) = details.bad_request() {
-            let read = |v: &tonic_types::FieldViolation| Invalid::new(&v.field, &v.description);
-            violations.extend(bad.field_violations.iter().map(read));
-        }
-        if let Some(quota) = details.quota_failure() {
-            let read = |v: &tonic_types::QuotaViolation| Invalid::new(&v.subject, &v.description);
-            violations.extend(quota.violations.iter().map(read));
-        }
-        let info = details.error_info();
-        Self {
-            call,
-            address: address.clone(),
-            code: status.code(),
-            reason: info.map(|info| info.reason.clone()),
-            message: status.message().to_owned(),
-            metadata: info
-                .map(|info| info.metadata.clone().into_iter().collect())
-                .unwrap_or_default(),
-            violations,
-            retry_after: details.retry_info().and_then(|info| info.retry_delay),
-        }
+        let Details { reason, metadata, violations, retry_after } = Details::of(status);
+        let (code, message) = (status.code(), status.message().to_owned());
+        let address = address.clone();
+        Self { call, address, code, reason, message, metadata, violations, retry_after }
     }
 
     /// As far as code and reason go; [`verdict_of`] also knows what happened on the way.
     pub(crate) fn verdict(&self) -> Verdict {
         match (self.reason.as_deref(), self.code) {
-            (Some(reason::NO_LEADER | reason::DRAINING | reason::STALE_REPLICA), _) => {
-                Verdict::NotDone
-            }
+            (
+                Some(
+                    reason::NO_LEADER
+                    | reason::NOT_LEADER
+                    | reason::DRAINING
+                    | reason::STALE_REPLICA
+                    | reason::DISK_FULL
+                    | reason::OVERLOADED,
+                ),
+                _,
+            ) => Verdict::NotDone,
             (Some(reason::OUTCOME_UNKNOWN), _)
             | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => Verdict::Unknown,
             _ => Verdict::Final,
@@ -295,7 +267,7 @@ fn was_never_sent(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt as _};
 
     fn address() -> Address {
         Address::parse("127.0.0.1:8502").unwrap()

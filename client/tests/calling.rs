@@ -232,3 +232,21 @@ async fn an_unreadable_address_is_refused_before_anything_is_sent() {
     assert!(error.to_string().contains("https://registry"), "{error}");
     assert!(rollcall_client::Client::new(Vec::<String>::new()).is_err());
 }
+
+#[tokio::test]
+async fn the_default_connector_speaks_tcp_without_delay() {
+    let (address, node) = fake::on_loopback().await;
+    let client = rollcall_client::Client::new([address.to_string()]).unwrap();
+    let here = "127.0.0.1:80".parse().unwrap();
+    let guard = client.register(Registration::new("web").endpoint("http", here)).await.unwrap();
+    assert_eq!(client.local_ip().await.unwrap(), Some(address.ip()));
+    node.until("a beat", |state| (!state.heard.is_empty()).then_some(())).await;
+    let calls = async {
+        for _ in 0..50 {
+            client.resolve(v1::ResolveRequest::default()).await.unwrap();
+        }
+    };
+    // 40 ms for each call is what a socket with Nagle's algorithm takes.
+    tokio::time::timeout(Duration::from_millis(1_000), calls).await.expect("50 calls in a second");
+    guard.deregister().await.unwrap();
+}

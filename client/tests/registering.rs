@@ -37,7 +37,7 @@ async fn wait_for(guard: &Guard, wanted: impl Fn(&State) -> bool) -> State {
 
 async fn start(count: usize) -> (Registry, Client) {
     let registry = Registry::start(count);
-    let client = registry.builder().build().unwrap();
+    let client = registry.builder().build().expect("a client");
     (registry, client)
 }
 
@@ -103,6 +103,33 @@ async fn without_an_acknowledgement_the_next_node_hears_the_beat_within_a_sixth_
         assert!(guard.acknowledged().unwrap().sent >= moved - ms(10));
         assert_eq!(guard.state(), State::Registered { generation: 101 });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_that_is_not_acknowledged_itself_counts_for_nothing() {
+    let (registry, client) = start(1).await;
+    let short = client.register(web(80)).await.unwrap();
+    let long = client.register(web(81).ttl(ms(9_000))).await.unwrap();
+    sleep(ms(5_000)).await;
+    let node = &registry.nodes[0];
+    node.state().beats = Beats::Ignored;
+    let begin = node.state().heard.len();
+    let (before_short, before_long) = (short.acknowledged(), long.acknowledged());
+    // Leases of different length beat in different messages: the later one is acknowledged, the earlier one is not.
+    let (sequence, later) = node
+        .until("beats of both", |state| {
+            let [.., (_, _, earlier), (_, _, later)] = &state.heard[begin..] else { return None };
+            let differ = earlier.alive_handles != later.alive_handles;
+            differ.then(|| (later.sequence, later.alive_handles.clone()))
+        })
+        .await;
+    let stream = node.state().streams.last().unwrap().clone();
+    let message = v1::StreamHeartbeatsResponse { ack_sequence: sequence, ..Default::default() };
+    stream.send(Ok(message)).await.unwrap();
+    sleep(ms(5)).await;
+    let later_is_short = later == [101];
+    assert_eq!(short.acknowledged() == before_short, !later_is_short);
+    assert_eq!(long.acknowledged() == before_long, later_is_short);
 }
 
 #[tokio::test(start_paused = true)]

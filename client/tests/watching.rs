@@ -76,8 +76,9 @@ async fn until(watch: &Watch, wanted: impl Fn(&Picture) -> bool) -> Arc<Picture>
 
 async fn start(count: usize) -> (Registry, Client, Watch) {
     let registry = Registry::start(count);
-    let client = registry.builder().build().unwrap();
-    let watch = client.watch(Selection::service("web").unwrap()).unwrap();
+    let client = registry.builder().build().expect("a client");
+    let web = Selection::service("web").expect("a name");
+    let watch = client.watch(web).expect("a watch");
     (registry, client, watch)
 }
 

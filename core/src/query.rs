@@ -98,3 +98,142 @@ pub fn nearest_first(records: &mut [Arc<Record>], caller: &Locality) {
         distance(a).cmp(&distance(b)).then_with(|| a.name.id.cmp(&b.name.id))
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Command, Stamped, State,
+        command::{PutServicePolicy, Register, Registration, SetAdminState},
+        instance::{Endpoint, Spec, Transport},
+        name::{InstanceName, Label, ServiceName},
+        policy::Policy,
+        record::Actor,
+    };
+
+    const OPERATOR: fn() -> Actor = || Actor::Operator("ann".into());
+
+    fn send(state: &mut State, command: Command) {
+        state.apply(&Stamped { wall_ms: 0, advance_ms: 0, command }).outcome.result.unwrap();
+    }
+
+    fn zone(zone: &str) -> Locality {
+        Locality { zone: Some(Label::parse("zone", zone).unwrap()), ..Locality::default() }
+    }
+
+    /// Instances `a` to `d` of `web`, in zones 1, 2, 1, 2; `a` and `b` carry a tag and a pair.
+    fn web() -> State {
+        let mut state = State::new(100);
+        let items = ["a", "b", "c", "d"].iter().enumerate().map(|(i, id)| {
+            let endpoint = Endpoint {
+                name: Label::parse("name", if i < 3 { "http" } else { "grpc" }).unwrap(),
+                address: format!("10.0.0.{}:80", i + 1).parse().unwrap(),
+                transport: Transport::Tcp,
+                app_protocol: "".into(),
+            };
+            let marked = i < 2;
+            let spec = Spec {
+                locality: zone(if i % 2 == 0 { "1" } else { "2" }),
+                tags: if marked { vec!["canary".into()] } else { vec![] },
+                metadata: if marked { vec![("team".into(), "x".into())] } else { vec![] },
+                ..Spec::new(vec![endpoint]).unwrap()
+            };
+            Registration {
+                name: InstanceName::parse("", "web", id).unwrap(),
+                spec: Arc::new(spec),
+                nonce: 1,
+                held_generation: 0,
+                expected_revision: None,
+            }
+        });
+        let items = items.collect();
+        let actor = OPERATOR();
+        let register = Register { items, actor, request_id: None, address_limit: true };
+        send(&mut state, Command::Register(register));
+        state
+    }
+
+    fn set(state: &mut State, id: &str, to: AdminState) {
+        let set = SetAdminState {
+            name: InstanceName::parse("", "web", id).unwrap(),
+            generation: 0,
+            state: to,
+            actor: OPERATOR(),
+            reason: "".into(),
+            expire_after: None,
+            request_id: None,
+            expected_revision: None,
+        };
+        send(state, Command::SetAdminState(set));
+    }
+
+    fn selected(state: &State, filter: &Filter) -> (String, bool) {
+        let service = state.service(&ServiceName::parse("", "web").unwrap()).unwrap();
+        let selection = select(service, filter);
+        let ids = selection.records.iter().map(|record| record.name.id.as_str());
+        (ids.collect::<Vec<_>>().join(" "), selection.fail_open)
+    }
+
+    #[test]
+    fn an_answer_holds_what_has_every_tag_every_pair_and_the_endpoint() {
+        let state = web();
+        let filter = Filter::default;
+        let cases = [
+            (filter(), "a b c d"),
+            (Filter { tags: vec!["canary".into()], ..filter() }, "a b"),
+            (Filter { tags: vec!["canary".into(), "x".into()], ..filter() }, ""),
+            (Filter { metadata: vec![("team".into(), "x".into())], ..filter() }, "a b"),
+            (Filter { metadata: vec![("team".into(), "y".into())], ..filter() }, ""),
+            (Filter { endpoint: "grpc".into(), ..filter() }, "d"),
+        ];
+        for (filter, ids) in cases {
+            assert_eq!(selected(&state, &filter), (ids.to_owned(), false), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_drained_or_in_maintenance_is_only_in_an_answer_that_asks_for_all() {
+        let mut state = web();
+        set(&mut state, "a", AdminState::Draining);
+        set(&mut state, "b", AdminState::Maintenance);
+        assert_eq!(selected(&state, &Filter::default()).0, "c d");
+        let all = Filter { health: HealthFilter::Any, ..Filter::default() };
+        assert_eq!(selected(&state, &all).0, "a b c d");
+    }
+
+    #[test]
+    fn an_answer_fails_open_only_below_the_share_of_the_policy() {
+        let mut state = web();
+        let policy = Policy { fail_open_below: Some(0.5), ..Policy::default() };
+        let service = ServiceName::parse("", "web").unwrap();
+        let put = PutServicePolicy { service, policy, actor: OPERATOR(), request_id: None };
+        send(&mut state, Command::PutServicePolicy(put));
+        let expire = |state: &mut State, generation| {
+            let evidence = "".into();
+            let items = vec![crate::command::Expiry { generation, lease_epoch: 1, evidence }];
+            let expire = crate::command::ExpireLeases { items, actor: OPERATOR() };
+            send(state, Command::ExpireLeases(expire));
+        };
+        expire(&mut state, 1);
+        expire(&mut state, 2);
+        assert_eq!(selected(&state, &Filter::default()), ("c d".into(), false));
+        set(&mut state, "d", AdminState::Maintenance);
+        expire(&mut state, 3);
+        // None of three: everything that is not in maintenance, with its true status, still filtered.
+        assert_eq!(selected(&state, &Filter::default()), ("a b c".into(), true));
+        let canary = Filter { tags: vec!["canary".into()], ..Filter::default() };
+        assert_eq!(selected(&state, &canary), ("a b".into(), true));
+        let all = Filter { health: HealthFilter::Any, ..Filter::default() };
+        assert_eq!(selected(&state, &all), ("a b c d".into(), false));
+    }
+
+    #[test]
+    fn the_nearest_come_first_and_equals_in_order_of_id() {
+        let state = web();
+        let service = state.service(&ServiceName::parse("", "web").unwrap()).unwrap();
+        let mut records = select(service, &Filter::default()).records;
+        nearest_first(&mut records, &zone("2"));
+        let ids: Vec<&str> = records.iter().map(|record| record.name.id.as_str()).collect();
+        assert_eq!(ids, ["b", "d", "a", "c"]);
+    }
+}

@@ -144,6 +144,19 @@ fn an_admin_state_that_was_replaced_does_not_end_its_successor() {
 }
 
 #[test]
+fn nothing_waits_for_the_time_of_an_admin_state_that_was_replaced() {
+    for actor in [owner, operator] {
+        let mut registry = Registry::new();
+        registry.register(registration("web/a", 1, spec("10.0.0.1:80", 10)));
+        registry.set_admin("web/a", AdminState::Draining, actor(), Some(1_000)).unwrap();
+        assert!(registry.state.waits_for_time());
+        registry.set_admin("web/a", AdminState::Draining, actor(), None).unwrap();
+        assert!(!registry.state.waits_for_time());
+        assert_eq!(registry.state.waits_for_time(), registry.reloaded().state.waits_for_time());
+    }
+}
+
+#[test]
 fn a_take_over_within_the_ttl_keeps_the_time_of_the_status() {
     let mut registry = Registry::new();
     registry.register(registration("web/a", 1, spec("10.0.0.1:80", 10)));

@@ -117,10 +117,11 @@ impl Link {
         }
     }
 
-    /// Everything up to `sequence` is acknowledged: takes it from the list.
-    pub(super) fn acknowledged(&mut self, sequence: u64) -> Vec<Sent> {
-        let count = self.pending.iter().take_while(|sent| sent.sequence <= sequence).count();
-        self.pending.drain(..count).collect()
+    /// This message is acknowledged: takes it from the list. It alone: answers may come out of order, and a beat
+    /// that is not acknowledged itself counts for nothing.
+    pub(super) fn acknowledged(&mut self, sequence: u64) -> Option<Sent> {
+        let found = self.pending.binary_search_by_key(&sequence, |sent| sent.sequence).ok()?;
+        self.pending.remove(found)
     }
 
     /// When the next acknowledgement is overdue.

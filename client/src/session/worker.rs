@@ -225,7 +225,7 @@ impl Worker {
         for fenced in &message.fenced_handles {
             self.book.fenced(fenced);
         }
-        for sent in acknowledged {
+        if let Some(sent) = acknowledged {
             let beat = Acknowledged { sent: sent.at, received: now };
             self.book.acknowledged(&sent.handles, beat);
         }

@@ -68,7 +68,7 @@ pub struct Picture {
     pub heard: Option<Instant>,
     /// Why there is no stream.
     pub problem: Option<Error>,
-    /// The services, by name; also those that do not exist, where they were asked for by name.
+    /// The services, by name. Those that do not exist are here where they were asked for by name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
 }
 

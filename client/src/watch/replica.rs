@@ -57,6 +57,8 @@ struct State {
     revision: u64,
     complete: bool,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Services of a pattern that are gone, and the revision at which: until no node can send their past any more.
+    gone: BTreeMap<ServiceName, u64>,
     partial: Option<Service>,
 }
 
@@ -103,12 +105,16 @@ impl Replica {
                 let name = named(service)?;
                 self.resumed.snapshots = true;
                 self.mention(&name);
-                self.snapshot(name, revision, snapshot)?
+                let updates = self.snapshot(&name, revision, snapshot)?;
+                self.let_go(name, by_pattern);
+                updates
             }
             Some(Event::Delta(delta)) => {
                 let name = named(service)?;
                 self.mention(&name);
-                self.delta(&name, revision, delta)?
+                let updates = self.delta(&name, revision, delta)?;
+                self.let_go(name, by_pattern);
+                updates
             }
             Some(Event::Bookmark(bookmark)) => {
                 self.bookmark(revision, &bookmark, by_pattern, now)?
@@ -134,6 +140,22 @@ impl Replica {
         }
     }
 
+    /// A pattern covers what exists: a service that does not is not kept, or names without end would pile up.
+    fn let_go(&mut self, name: ServiceName, by_pattern: bool) {
+        let state = self.aside.as_mut().unwrap_or(&mut self.shown);
+        match state.services.get(&name) {
+            Some(service) if by_pattern && !service.exists => {
+                let revision = service.revision;
+                state.services.remove(&name);
+                state.gone.insert(name, revision);
+            }
+            Some(_) => {
+                state.gone.remove(&name);
+            }
+            None => {}
+        }
+    }
+
     fn mention(&mut self, name: &ServiceName) {
         if self.resumed.open {
             self.resumed.mentioned.insert(name.clone());
@@ -142,19 +164,19 @@ impl Replica {
 
     fn snapshot(
         &mut self,
-        name: ServiceName,
+        name: &ServiceName,
         revision: u64,
         part: Snapshot,
     ) -> Result<Vec<Update>, Fault> {
         let hidden = self.aside.is_some();
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
         let mut service = match state.partial.take() {
-            Some(begun) if begun.name == name && begun.revision == revision => begun,
+            Some(begun) if begun.name == *name && begun.revision == revision => begun,
             Some(begun) => {
                 let problem = format!("a part of {name} came among those of {}", begun.name);
                 return Err(Fault::Protocol(problem));
             }
-            None => Service::empty(name, revision),
+            None => Service::empty(name.clone(), revision),
         };
         service.exists = part.service_exists;
         service.fail_open = part.fail_open;
@@ -166,13 +188,10 @@ impl Replica {
             state.partial = Some(service);
             return Ok(Vec::new());
         }
-        let known = state.services.get(&service.name);
-        if known.is_some_and(|known| known.revision > revision) {
+        if state.revision_of(name) > revision {
             return Ok(Vec::new());
         }
-        if known.is_none() && state.services.len() >= SERVICES {
-            return Err(Fault::Protocol(format!("more than {SERVICES} services")));
-        }
+        state.check_room(name)?;
         let service = Arc::new(service);
         state.services.insert(service.name.clone(), Arc::clone(&service));
         Ok(if hidden { Vec::new() } else { vec![Update::Snapshot(service)] })
@@ -189,14 +208,15 @@ impl Replica {
         if state.partial.is_some() {
             return Err(Fault::Protocol(format!("a change of {name} came amid a snapshot")));
         }
-        // A service that appears later begins with a change, as if it had been empty.
+        if state.revision_of(name) > revision {
+            return Ok(Vec::new());
+        }
+        state.check_room(name)?;
+        // A service that appears later may begin with a change, as if it had been empty.
         let service = state
             .services
             .entry(name.clone())
             .or_insert_with(|| Arc::new(Service::empty(name.clone(), 0)));
-        if service.revision > revision {
-            return Ok(Vec::new());
-        }
         let changed = Arc::make_mut(service);
         changed.revision = revision;
         changed.exists = delta.service_exists;
@@ -237,6 +257,8 @@ impl Replica {
                 return Err(Fault::Gap);
             }
         }
+        let state = self.aside.as_mut().unwrap_or(&mut self.shown);
+        state.gone.retain(|_, at| *at > revision);
         if let Some(mut aside) = self.aside.take() {
             aside.revision = aside.revision.max(revision);
             aside.complete |= complete;
@@ -273,6 +295,21 @@ impl Replica {
     }
 }
 
+impl State {
+    /// The revision up to which a service is known; 0 = not at all.
+    fn revision_of(&self, name: &ServiceName) -> u64 {
+        let known = self.services.get(name).map(|service| service.revision);
+        known.or_else(|| self.gone.get(name).copied()).unwrap_or(0)
+    }
+
+    fn check_room(&self, name: &ServiceName) -> Result<(), Fault> {
+        if self.services.len() >= SERVICES && !self.services.contains_key(name) {
+            return Err(Fault::Protocol(format!("more than {SERVICES} services")));
+        }
+        Ok(())
+    }
+}
+
 impl Service {
     fn empty(name: ServiceName, revision: u64) -> Self {
         Self {
@@ -300,4 +337,157 @@ fn check_size(service: &Service) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    // Random orders of true messages, as nodes ahead and behind would send them: what is shown never goes back, and
+    // ends at the newest state.
+    use super::*;
+    use crate::dice::Dice;
+    use std::collections::BTreeMap;
+
+    /// The true history of one service: what it holds at each revision. Revision `r` sets instance `r % 5`, or removes
+    /// it where `r` is a multiple of three.
+    fn truth(revision: u64) -> BTreeMap<String, u64> {
+        let mut held = BTreeMap::new();
+        for r in 1..=revision {
+            let id = format!("i{}", r % 5);
+            if r % 3 == 0 {
+                held.remove(&id)
+            } else {
+                held.insert(id, r)
+            };
+        }
+        held
+    }
+
+    fn instance(id: &str, revision: u64) -> v1::Instance {
+        v1::Instance { instance_id: id.to_owned(), revision, ..Default::default() }
+    }
+
+    fn message(revision: u64, event: Event) -> v1::WatchResponse {
+        let service = match event {
+            Event::Bookmark(_) => None,
+            Event::Snapshot(_) | Event::Delta(_) => {
+                Some(v1::ServiceName { service: "web".to_owned(), ..Default::default() })
+            }
+        };
+        v1::WatchResponse { revision, service, resume_token: vec![1], event: Some(event) }
+    }
+
+    fn snapshot(revision: u64) -> v1::WatchResponse {
+        let instances = truth(revision).iter().map(|(id, r)| instance(id, *r)).collect();
+        message(revision, Event::Snapshot(Snapshot { instances, ..Default::default() }))
+    }
+
+    /// What a node sends that was at `from` and is at `to`: instances changed since, with their whole state.
+    fn delta(from: u64, to: u64) -> v1::WatchResponse {
+        let (mut upserted, mut removed) = (Vec::new(), Vec::new());
+        let now = truth(to);
+        let changed: BTreeSet<_> = (from + 1..=to).map(|r| format!("i{}", r % 5)).collect();
+        for id in changed {
+            match now.get(&id) {
+                Some(revision) => upserted.push(instance(&id, *revision)),
+                None => removed
+                    .push(v1::watch_response::Removal { instance_id: id, ..Default::default() }),
+            }
+        }
+        message(to, Event::Delta(Delta { upserted, removed, ..Default::default() }))
+    }
+
+    fn bookmark(revision: u64) -> v1::WatchResponse {
+        message(
+            revision,
+            Event::Bookmark(Bookmark { initial_state_complete: true, ..Default::default() }),
+        )
+    }
+
+    fn shown(replica: &Replica) -> Option<(u64, BTreeMap<String, u64>)> {
+        let picture = replica.picture();
+        let web = picture.services.values().next()?;
+        let held = web.instances.iter().map(|(id, i)| (id.clone(), i.revision)).collect();
+        Some((web.revision, held))
+    }
+
+    #[test]
+    fn whatever_node_is_asked_the_shown_state_is_a_true_one_and_never_goes_back() {
+        for seed in 0..200_u8 {
+            let dice = Dice::from_seed([seed; 32]);
+            let draw =
+                |below: u64| u64::from_be_bytes(dice.nonce()[..8].try_into().unwrap()) % below;
+            let mut replica = Replica::default();
+            let (mut newest, now) = (0, Instant::now());
+            for _ in 0..20 {
+                // A stream to a node that is at any revision, also an older one than was shown.
+                let resumed = !replica.begin().is_empty();
+                let mut at = draw(40);
+                let mut messages = vec![snapshot(at), bookmark(at)];
+                for _ in 0..draw(5) {
+                    let next = at + 1 + draw(6);
+                    messages.push(delta(at, next));
+                    at = next;
+                }
+                messages.truncate(1 + usize::try_from(draw(7)).unwrap());
+                for message in messages {
+                    let before = shown(&replica).map_or(0, |(revision, _)| revision);
+                    replica.receive(message, false, now).unwrap();
+                    let Some((revision, held)) = shown(&replica) else { continue };
+                    assert!(revision >= before, "seed {seed}: from {before} to {revision}");
+                    assert_eq!(
+                        held,
+                        truth(revision),
+                        "seed {seed} at {revision}, resumed: {resumed}"
+                    );
+                    newest = newest.max(revision);
+                }
+            }
+            assert_eq!(shown(&replica).map_or(0, |(revision, _)| revision), newest);
+        }
+    }
+
+    #[test]
+    fn a_pattern_lets_go_of_services_that_are_gone_and_is_not_fooled_by_their_past() {
+        let (mut replica, now) = (Replica::default(), Instant::now());
+        replica.begin();
+        let exists = |revision, service_exists| {
+            message(revision, Event::Delta(Delta { service_exists, ..Default::default() }))
+        };
+        let services = |replica: &Replica| replica.picture().services.len();
+        replica.receive(exists(5, true), true, now).unwrap();
+        assert_eq!(services(&replica), 1);
+        replica.receive(exists(7, false), true, now).unwrap();
+        assert_eq!(services(&replica), 0);
+        replica.receive(exists(6, true), true, now).unwrap();
+        assert_eq!(services(&replica), 0, "what a node behind says of it is over");
+        replica.receive(bookmark(7), true, now).unwrap();
+        assert!(replica.shown.gone.is_empty(), "no node that takes the token is behind it");
+        replica.receive(exists(9, true), true, now).unwrap();
+        assert_eq!(services(&replica), 1);
+        replica.receive(exists(10, false), false, now).unwrap();
+        assert_eq!(services(&replica), 1, "asked for by name it is shown as not existing");
+    }
+
+    #[test]
+    fn more_instances_than_any_registry_holds_are_refused() {
+        let mut replica = Replica::default();
+        replica.begin();
+        let part = |from: usize| {
+            let instances = (from..from + 50_000).map(|i| instance(&i.to_string(), 1)).collect();
+            message(1, Event::Snapshot(Snapshot { more: true, instances, ..Default::default() }))
+        };
+        let now = Instant::now();
+        assert!(replica.receive(part(0), false, now).is_ok());
+        assert!(replica.receive(part(50_000), false, now).is_ok());
+        let fault = replica.receive(part(100_000), false, now).unwrap_err();
+        assert!(matches!(fault, Fault::Protocol(problem) if problem.contains("web")));
+    }
+
+    #[test]
+    fn a_message_without_event_or_name_is_refused() {
+        let mut replica = Replica::default();
+        replica.begin();
+        let now = Instant::now();
+        let empty = v1::WatchResponse::default();
+        assert!(matches!(replica.receive(empty, false, now), Err(Fault::Protocol(_))));
+        let nameless = v1::WatchResponse { service: None, ..snapshot(1) };
+        assert!(matches!(replica.receive(nameless, false, now), Err(Fault::Protocol(_))));
+    }
+}

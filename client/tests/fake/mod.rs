@@ -144,6 +144,25 @@ impl Registry {
     }
 }
 
+/// One node on a real socket.
+pub(crate) async fn on_loopback() -> (std::net::SocketAddr, Node) {
+    let node = Node(Arc::new(Mutex::new(State::new())));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let server = Server::builder()
+        .add_service(RegistrationServiceServer::new(node.clone()))
+        .add_service(DiscoveryServiceServer::new(node.clone()))
+        .add_service(AdminServiceServer::new(node.clone()));
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = incoming.map(|socket| {
+        let socket = socket?;
+        socket.set_nodelay(true)?;
+        io::Result::Ok(socket)
+    });
+    tokio::spawn(async move { server.serve_with_incoming(incoming).await.expect("serve") });
+    (address, node)
+}
+
 impl State {
     fn new() -> Self {
         Self {

@@ -76,6 +76,10 @@ pub(crate) fn services() -> Vec<ServiceName> {
     NAMES.iter().map(|text| name(text).service).collect()
 }
 
+pub(crate) fn names() -> Vec<InstanceName> {
+    NAMES.iter().map(|text| name(text)).collect()
+}
+
 fn name(text: &str) -> InstanceName {
     let (service, id) = text.split_once('/').unwrap();
     let (namespace, service) = service.split_once(':').unwrap_or(("", service));

@@ -2,11 +2,12 @@
 //!
 //! Start at [`load`]: defaults < file < environment < flags, merged once, then validated. This
 //! module is the only reader of the environment; everything else is handed a [`Config`].
-//! `sections.rs` is the data, `layers.rs` the merging, `validate.rs` the rules, `error.rs` what
-//! a person is told. There is no reload: a node reads its configuration once.
+//! `sections.rs` is the data, `layers.rs` the merging, `validate.rs` the rules, `options.rs` what a
+//! node is started with, `error.rs` what a person is told. There is no reload: a node reads its configuration once.
 
 mod error;
 mod layers;
+mod options;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use error::{ConfigError, Problem};
 pub use layers::{Loaded, Override, Sources, load};
 pub use sections::{
-    ApiSettings, CheckSettings, ClusterSettings, JournalSettings, LeaseSettings, LimitSettings,
-    ListenSettings, LogFormat, NodeSettings, ProtectionSettings, RaftSettings, ReadSettings,
-    TelemetrySettings,
+    ApiSettings, ClusterSettings, JournalSettings, LeaseSettings, LimitSettings, ListenSettings,
+    LogFormat, NodeSettings, ProtectionSettings, RaftSettings, TelemetrySettings,
 };
 
 /// All settings of one server. The default runs one node on a laptop, on loopback.
@@ -40,14 +40,10 @@ pub struct Config {
     pub lease: LeaseSettings,
     /// The gate that holds back mass expiry.
     pub protection: ProtectionSettings,
-    /// What is refused.
+    /// Streams that a node keeps open.
     pub limits: LimitSettings,
-    /// Lookups and watches.
-    pub reads: ReadSettings,
     /// The journal of lifecycle events.
     pub journal: JournalSettings,
-    /// Active checks.
-    pub checks: CheckSettings,
     /// Limits of the public gRPC server.
     pub api: ApiSettings,
     /// What the node writes to standard error.
@@ -67,16 +63,6 @@ impl Config {
     /// True where no listener can be reached from another machine.
     pub fn is_loopback(&self) -> bool {
         self.listeners().iter().all(|(_, address)| address.ip().is_loopback())
-    }
-
-    /// Whether instances on loopback addresses are accepted.
-    pub fn allow_loopback(&self) -> bool {
-        self.checks.allow_loopback.unwrap_or_else(|| self.is_loopback())
-    }
-
-    /// What other members are told to dial for a listener that is bound to `bound`.
-    pub fn advertised(&self, bound: SocketAddr) -> SocketAddr {
-        SocketAddr::new(self.listen.advertise.unwrap_or_else(|| bound.ip()), bound.port())
     }
 
     /// Every rule that these settings break; empty when they can be used.

@@ -33,7 +33,7 @@ pub struct ListenSettings {
     pub grpc: SocketAddr,
     /// HTTP: health, readiness and metrics.
     pub http: SocketAddr,
-    /// DNS, over UDP and TCP.
+    /// Address announced for DNS. A later version answers there, this one does not.
     pub dns: SocketAddr,
     /// Traffic between the members of the cluster; not for clients.
     pub peer: SocketAddr,
@@ -78,33 +78,61 @@ pub struct RaftSettings {
     pub heartbeat: Duration,
     /// Shortest wait before an election. At least 3 heartbeats.
     #[serde(with = "humantime_serde")]
-    pub election_min: Duration,
-    /// Longest wait before an election. More than `election_min`, at most 1m. Writes pause for at
-    /// most twice this plus 0.3s when a leader dies.
+    pub election_timeout_min: Duration,
+    /// Longest wait before an election. More than `election_timeout_min`, at most 1m. Writes pause
+    /// for at most twice this plus 0.3s when a leader dies.
     #[serde(with = "humantime_serde")]
-    pub election_max: Duration,
+    pub election_timeout_max: Duration,
+    /// A connection to another member must stand within this. 10ms to 1m.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Another member must answer within this. 100ms to 1m.
+    #[serde(with = "humantime_serde")]
+    pub rpc_timeout: Duration,
+    /// Idle time after which a connection to another member is pinged, and time to answer that ping.
+    /// 100ms to 1m.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// A snapshot must be sent and installed within this. 1s to 24h.
+    #[serde(with = "humantime_serde")]
+    pub snapshot_timeout: Duration,
     /// Entries applied since the last snapshot that trigger the next one. 10 to 100,000,000.
     pub snapshot_entries: u64,
     /// Entries kept in the log behind a snapshot, so that a slow follower need not be sent the
     /// snapshot. 0 to 100,000,000.
-    pub keep_entries: u64,
-    /// Most entries in one durable batch, and in one message to a follower. 1 to 4,096.
-    pub batch_entries: u64,
-    /// Most writes waiting for a commit on this node; further ones are refused with
+    pub kept_entries: u64,
+    /// A joining member becomes a voter when it lags by no more entries than this. 1 to 1,000,000.
+    pub catch_up_entries: u64,
+    /// Most writes waiting for their outcome on the leader; further ones are refused with
     /// RESOURCE_EXHAUSTED. 1 to 1,000,000.
-    pub pending_writes: u32,
+    pub in_flight_max: u32,
+    /// Most reads waiting for one confirmation by the leader; further ones are refused with
+    /// RESOURCE_EXHAUSTED. 1 to 1,000,000.
+    pub waiting_reads_max: u32,
+    /// Largest write in bytes; a batch of 1,000 instances has to fit. 65,536 to 33,554,432.
+    pub command_bytes_max: u32,
+    /// Pace at which a member that nobody reads from finds out how far it is behind. 10ms to 10s.
+    #[serde(with = "humantime_serde")]
+    pub freshness_interval: Duration,
 }
 
 impl Default for RaftSettings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(600),
-            snapshot_entries: 100_000,
-            keep_entries: 10_000,
-            batch_entries: 1_024,
-            pending_writes: 16_384,
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(600),
+            connect_timeout: Duration::from_millis(500),
+            rpc_timeout: Duration::from_secs(2),
+            keep_alive: Duration::from_secs(1),
+            snapshot_timeout: Duration::from_secs(600),
+            snapshot_entries: 20_000,
+            kept_entries: 5_000,
+            catch_up_entries: 500,
+            in_flight_max: 4_096,
+            waiting_reads_max: 16_384,
+            command_bytes_max: 12 << 20,
+            freshness_interval: Duration::from_millis(250),
         }
     }
 }
@@ -116,30 +144,15 @@ pub struct LeaseSettings {
     /// TTL of a registration that names none. 1s to 24h.
     #[serde(with = "humantime_serde")]
     pub default_ttl: Duration,
-    /// Time from EXPIRED to removal, unless the service's policy says otherwise. 0s to 24h.
+    /// A node that hears no leader for so long sends its heartbeat streams to other nodes.
+    /// 10ms to 1m.
     #[serde(with = "humantime_serde")]
-    pub evict_after: Duration,
-    /// Shortest pace at which the leader logs the leases that have missed a beat (the pace is
-    /// this or a quarter of the TTL, whichever is longer). 100ms to 1m.
-    #[serde(with = "humantime_serde")]
-    pub checkpoint: Duration,
-    /// How often the leader looks for leases that ran out. 1ms to 100ms.
-    #[serde(with = "humantime_serde")]
-    pub tick: Duration,
-    /// Longest time a follower collects heartbeats before it passes them on. 1ms to 100ms.
-    #[serde(with = "humantime_serde")]
-    pub forward: Duration,
+    pub leaderless_grace: Duration,
 }
 
 impl Default for LeaseSettings {
     fn default() -> Self {
-        Self {
-            default_ttl: Duration::from_secs(10),
-            evict_after: Duration::from_secs(30),
-            checkpoint: Duration::from_secs(2),
-            tick: Duration::from_millis(10),
-            forward: Duration::from_millis(20),
-        }
+        Self { default_ttl: Duration::from_secs(10), leaderless_grace: Duration::from_millis(500) }
     }
 }
 
@@ -188,67 +201,19 @@ impl Default for ProtectionSettings {
     }
 }
 
-/// What is refused with RESOURCE_EXHAUSTED. The first four can only lower what the registry allows at
-/// most; the leader checks them before it proposes, so keep them equal on all members.
+/// Streams of clients that one node keeps open; further ones are refused with RESOURCE_EXHAUSTED.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {
-    /// Instances in the whole registry. 1 to 1,000,000.
-    pub instances: u32,
-    /// Services in the whole registry. 1 to 100,000.
-    pub services: u32,
-    /// Instances of one service. 1 to 20,000.
-    pub instances_per_service: u32,
-    /// Instances that share one IP address; not enforced where all listeners are on loopback.
-    /// 1 to 256.
-    pub instances_per_address: u32,
-    /// Watch streams open on this node. 1 to 1,000,000.
+    /// Watches, and as many followers of the journal. 1 to 1,000,000.
     pub watches: u32,
-    /// Heartbeat streams open on this node. 1 to 1,000,000.
+    /// Heartbeat streams, one for each process that registers. 1 to 1,000,000.
     pub heartbeat_streams: u32,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self {
-            instances: 1_000_000,
-            services: 100_000,
-            instances_per_service: 20_000,
-            instances_per_address: 256,
-            watches: 10_000,
-            heartbeat_streams: 100_000,
-        }
-    }
-}
-
-/// How lookups and watches are answered.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ReadSettings {
-    /// Longest wait for the leader's confirmation, or for `min_revision`, when the caller set no
-    /// deadline. 10ms to 1m.
-    #[serde(with = "humantime_serde")]
-    pub wait: Duration,
-    /// Largest lookup answer; above it the caller is sent to Watch. 65,536 to `api.message_bytes`.
-    pub answer_bytes: u32,
-    /// Encoded answers kept per service, one for each filter in use. 1 to 1,024.
-    pub cached_filters: u32,
-    /// Changes kept so that a watch can resume with deltas. 100 to 10,000,000.
-    pub change_ring: u32,
-    /// Longest silence on a watch before it is sent a bookmark. 1s to 5m.
-    #[serde(with = "humantime_serde")]
-    pub bookmark: Duration,
-}
-
-impl Default for ReadSettings {
-    fn default() -> Self {
-        Self {
-            wait: Duration::from_secs(2),
-            answer_bytes: 3 << 20,
-            cached_filters: 16,
-            change_ring: 100_000,
-            bookmark: Duration::from_secs(30),
-        }
+        Self { watches: 20_000, heartbeat_streams: 20_000 }
     }
 }
 
@@ -267,24 +232,15 @@ impl Default for JournalSettings {
     }
 }
 
-/// Active checks.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CheckSettings {
-    /// Accept instances on loopback addresses. Unset: accepted only where all listeners of this
-    /// node are on loopback. Must be equal on all members.
-    pub allow_loopback: Option<bool>,
-}
-
 /// Limits of the public gRPC server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiSettings {
     /// Concurrent calls on one connection. 1 to 10,000.
-    pub max_streams_per_connection: u32,
+    pub streams_per_connection: u32,
     /// Largest request header block, in bytes. 4,096 to 1,048,576.
     pub header_list_bytes: u32,
-    /// Largest message in either direction, in bytes. 65,536 to 67,108,864.
+    /// Largest request, in bytes. 65,536 to 67,108,864.
     pub message_bytes: u32,
     /// Idle time after which a connection is pinged. 1s to 1h.
     #[serde(with = "humantime_serde")]
@@ -292,7 +248,7 @@ pub struct ApiSettings {
     /// Time to answer that ping before the connection is closed. 100ms to 1m.
     #[serde(with = "humantime_serde")]
     pub keepalive_timeout: Duration,
-    /// Deadline of a unary call that set none, and the longest one granted. 100ms to 5m.
+    /// Longest time for a unary call, whatever its caller allows. 100ms to 5m.
     #[serde(with = "humantime_serde")]
     pub request_deadline: Duration,
     /// Time given to open streams when the node stops. 0s to 5m.
@@ -303,11 +259,11 @@ pub struct ApiSettings {
 impl Default for ApiSettings {
     fn default() -> Self {
         Self {
-            max_streams_per_connection: 256,
+            streams_per_connection: 256,
             header_list_bytes: 16 << 10,
             message_bytes: 4 << 20,
-            keepalive: Duration::from_secs(10),
-            keepalive_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
             request_deadline: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
         }

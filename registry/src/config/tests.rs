@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rollcall_core::instance::{Spec, limit};
+use rollcall_core::instance::Spec;
 
 use super::{Config, ConfigError, LogFormat, Override, Sources, load, render};
+use crate::api::ApiSettings;
+use crate::lease::LeaseSettings;
+use crate::raft::RaftSettings;
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
 
@@ -41,19 +44,20 @@ fn the_default_is_valid_and_stays_on_loopback() {
     let config = Config::default();
     assert_eq!(config.validate(), Vec::new());
     assert!(config.is_loopback());
-    assert!(config.allow_loopback());
     assert_eq!(load(&Sources::default()).unwrap().config, config);
 }
 
+/// A setting that the parts of a node do not know, or a part's own default that differs, would show here.
 #[test]
-fn the_default_limits_are_what_core_allows() {
-    let limits = Config::default().limits;
-    let ours = [limits.instances, limits.services, limits.instances_per_service];
-    let core = [limit::INSTANCES, limit::SERVICES, limit::INSTANCES_PER_SERVICE];
-    assert_eq!(ours.map(|limit| limit as usize), core);
-    assert_eq!(limits.instances_per_address, limit::INSTANCES_PER_ADDRESS);
-    assert_eq!(Config::default().lease.default_ttl, Spec::DEFAULT_TTL);
-    assert_eq!(Config::default().lease.evict_after, Spec::DEFAULT_EVICT_AFTER);
+fn the_defaults_are_those_of_the_parts_of_a_node() {
+    let config = Config::default();
+    let options = config.node_options(Vec::new());
+    assert_eq!(options.raft, RaftSettings::default());
+    assert_eq!(format!("{:?}", options.lease), format!("{:?}", LeaseSettings::default()));
+    assert_eq!(format!("{:?}", options.api), format!("{:?}", ApiSettings::default()));
+    assert_eq!(config.lease.default_ttl, Spec::DEFAULT_TTL);
+    assert_eq!(options.listen.grpc, config.listen.grpc);
+    assert_eq!(options.shutdown_grace, config.api.shutdown_grace);
 }
 
 #[test]
@@ -90,24 +94,29 @@ fn the_optional_settings_of_the_example_parse_when_uncommented() {
     let text: Vec<String> = EXAMPLE.lines().map(uncomment).collect();
     let config: Config = toml::from_str(&text.join("\n")).unwrap();
     assert!(config.listen.advertise.is_some());
-    assert!(config.checks.allow_loopback.is_some());
 }
 
 #[test]
 fn later_layers_win_and_the_origin_is_remembered() {
-    let (mut sources, _directory) =
-        file("[raft]\nheartbeat = '50ms'\nelection_min = '200ms'\nelection_max = '400ms'\n");
-    sources.environment =
-        vec![("ROLLCALL__RAFT__ELECTION_MIN".into(), "250ms".into()), ("HOME".into(), "/".into())];
-    sources.flags = vec![flag("raft.election_max", "500ms"), flag("raft.election_max", "800ms")];
+    let (mut sources, _directory) = file(
+        "[raft]\nheartbeat = '50ms'\nelection_timeout_min = '200ms'\nelection_timeout_max = '400ms'\n",
+    );
+    sources.environment = vec![
+        ("ROLLCALL__RAFT__ELECTION_TIMEOUT_MIN".into(), "250ms".into()),
+        ("HOME".into(), "/".into()),
+    ];
+    sources.flags = vec![
+        flag("raft.election_timeout_max", "500ms"),
+        flag("raft.election_timeout_max", "800ms"),
+    ];
     let loaded = load(&sources).unwrap();
     assert_eq!(loaded.config.raft.heartbeat, Duration::from_millis(50));
-    assert_eq!(loaded.config.raft.election_min, Duration::from_millis(250));
-    assert_eq!(loaded.config.raft.election_max, Duration::from_millis(800));
+    assert_eq!(loaded.config.raft.election_timeout_min, Duration::from_millis(250));
+    assert_eq!(loaded.config.raft.election_timeout_max, Duration::from_millis(800));
     assert!(loaded.origin("raft.heartbeat").unwrap().ends_with("rollcall.toml"));
-    let origin = loaded.origin("raft.election_min").unwrap();
-    assert_eq!(origin, "environment variable ROLLCALL__RAFT__ELECTION_MIN");
-    assert_eq!(loaded.origin("raft.election_max").unwrap(), "--set");
+    let origin = loaded.origin("raft.election_timeout_min").unwrap();
+    assert_eq!(origin, "environment variable ROLLCALL__RAFT__ELECTION_TIMEOUT_MIN");
+    assert_eq!(loaded.origin("raft.election_timeout_max").unwrap(), "--set");
     assert_eq!(loaded.origin("raft.snapshot_entries"), None);
 }
 
@@ -120,7 +129,6 @@ fn text_is_read_by_the_type_of_its_setting() {
         ("ROLLCALL__PROTECTION__CLUSTER_SHARE", "1"),
         ("ROLLCALL__LISTEN__GRPC", "[::1]:0"),
         ("ROLLCALL__LISTEN__ADVERTISE", "10.0.0.9"),
-        ("ROLLCALL__CHECKS__ALLOW_LOOPBACK", "false"),
         ("ROLLCALL__TELEMETRY__FORMAT", "json"),
     ]);
     let config = load(&sources).unwrap().config;
@@ -129,9 +137,7 @@ fn text_is_read_by_the_type_of_its_setting() {
     assert!(config.cluster.bootstrap);
     assert_eq!(config.protection.cluster_share, 1.0);
     assert_eq!(config.listen.grpc, "[::1]:0".parse().unwrap());
-    let announced = config.advertised("127.0.0.1:4711".parse().unwrap());
-    assert_eq!(announced, "10.0.0.9:4711".parse().unwrap());
-    assert!(!config.allow_loopback());
+    assert_eq!(config.node_options(Vec::new()).advertise, "10.0.0.9".parse().ok());
     assert_eq!(config.telemetry.format, LogFormat::Json);
     let listed = load(&flags(&[("cluster.join", r#"["a:1", "b:2"]"#)])).unwrap().config;
     assert_eq!(listed.cluster.join, ["a:1", "b:2"]);
@@ -184,20 +190,24 @@ fn an_unreadable_or_malformed_file_is_named() {
 #[test]
 fn values_out_of_range_name_the_setting_the_value_and_the_range() {
     let cases = [
-        ("raft.election_min", "299ms", "is 299ms: must be at least 3 x raft.heartbeat"),
-        ("raft.election_max", "300ms", "is 300ms: must be more than raft.election_min"),
-        ("raft.election_max", "61s", "is 1m 1s: must be more than"),
+        ("raft.election_timeout_min", "299ms", "is 299ms: must be at least 3 x raft.heartbeat"),
+        (
+            "raft.election_timeout_max",
+            "300ms",
+            "is 300ms: must be more than raft.election_timeout_min",
+        ),
+        ("raft.election_timeout_max", "61s", "is 1m 1s: must be more than"),
         ("raft.heartbeat", "9ms", "is 9ms: must be from 10ms to 10s"),
         ("raft.snapshot_entries", "9", "is 9: must be from 10 to 100000000"),
         ("lease.default_ttl", "999ms", "is 999ms: must be from 1s to 1day"),
         ("lease.default_ttl", "25h", "is 1day 1h: must be from 1s to 1day"),
-        ("lease.tick", "0s", "is 0s: must be from 1ms to 100ms"),
+        ("raft.rpc_timeout", "0s", "is 0s: must be from 100ms to 1m"),
+        ("raft.command_bytes_max", "1", "is 1: must be from 65536 to 33554432"),
         ("protection.cluster_share", "0", "is 0: must be above 0 and at most 1"),
         ("protection.service_share", "NaN.0", "cannot be used"),
         ("protection.exit_share", "0.15", "is 0.15: must be above 0 and below cluster_share"),
-        ("limits.instances", "0", "is 0: must be from 1 to 1000000"),
+        ("limits.watches", "0", "is 0: must be from 1 to 1000000"),
         ("journal.events", "999", "is 999: must be from 1000 to 10000000"),
-        ("reads.answer_bytes", "4194305", "must be from 65536 to api.message_bytes"),
         ("api.message_bytes", "1", "is 1: must be from 65536 to 67108864"),
         ("cluster.join", "10.0.0.1", "must be host:port"),
         ("cluster.join", "::1:8300", "must be host:port"),
@@ -218,10 +228,10 @@ fn values_out_of_range_name_the_setting_the_value_and_the_range() {
 #[test]
 fn the_edges_of_the_ranges_are_allowed() {
     for (key, value) in [
-        ("raft.election_max", "1m"),
+        ("raft.election_timeout_max", "1m"),
         ("lease.default_ttl", "1s"),
         ("lease.default_ttl", "24h"),
-        ("lease.evict_after", "0s"),
+        ("raft.kept_entries", "0"),
         ("protection.service_share", "1.0"),
         ("cluster.join", "[::1]:8300"),
     ] {
@@ -231,10 +241,10 @@ fn the_edges_of_the_ranges_are_allowed() {
 
 #[test]
 fn every_problem_is_reported_at_once() {
-    let sources = flags(&[("raft.heartbeat", "1ms"), ("limits.services", "0")]);
+    let sources = flags(&[("raft.heartbeat", "1ms"), ("limits.watches", "0")]);
     let Err(ConfigError::Refused(problems)) = load(&sources) else { panic!("must be refused") };
     let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
-    assert_eq!(keys, ["raft.heartbeat", "limits.services"]);
+    assert_eq!(keys, ["raft.heartbeat", "limits.watches"]);
 }
 
 #[test]
@@ -244,7 +254,7 @@ fn listeners_off_loopback_need_insecure_and_a_wildcard_needs_an_address() {
     assert!(text.contains("--insecure (listen.insecure = true)"), "{text}");
     let open = [("listen.dns", "192.0.2.1:53"), ("listen.insecure", "true")];
     let config = load(&flags(&open)).unwrap().config;
-    assert!(!config.is_loopback() && !config.allow_loopback());
+    assert!(!config.is_loopback());
     let wildcard = [("listen.peer", "0.0.0.0:8300"), ("listen.insecure", "true")];
     assert!(refusal(&flags(&wildcard)).contains("set listen.advertise"));
     let advertised = [wildcard[0], wildcard[1], ("listen.advertise", "192.0.2.1")];

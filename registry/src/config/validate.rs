@@ -122,33 +122,39 @@ fn raft(config: &Config, rules: &mut Rules) {
     let raft = &config.raft;
     rules.duration("raft.heartbeat", raft.heartbeat, 10 * MILLISECOND..=10 * SECOND);
     let least = raft.heartbeat.saturating_mul(3);
-    if raft.election_min < least {
+    let (min, max) = (raft.election_timeout_min, raft.election_timeout_max);
+    if min < least {
         let rule = format!(
             "must be at least 3 x raft.heartbeat, that is {}",
             humantime::format_duration(least)
         );
-        rules.broken("raft.election_min", humantime::format_duration(raft.election_min), &rule);
+        rules.broken("raft.election_timeout_min", humantime::format_duration(min), &rule);
     }
-    if raft.election_max <= raft.election_min || raft.election_max > MINUTE {
+    if max <= min || max > MINUTE {
         let rule = format!(
-            "must be more than raft.election_min, that is {}, and at most 1m",
-            humantime::format_duration(raft.election_min)
+            "must be more than raft.election_timeout_min, that is {}, and at most 1m",
+            humantime::format_duration(min)
         );
-        rules.broken("raft.election_max", humantime::format_duration(raft.election_max), &rule);
+        rules.broken("raft.election_timeout_max", humantime::format_duration(max), &rule);
     }
+    rules.duration("raft.connect_timeout", raft.connect_timeout, 10 * MILLISECOND..=MINUTE);
+    rules.duration("raft.rpc_timeout", raft.rpc_timeout, 100 * MILLISECOND..=MINUTE);
+    rules.duration("raft.keep_alive", raft.keep_alive, 100 * MILLISECOND..=MINUTE);
+    rules.duration("raft.snapshot_timeout", raft.snapshot_timeout, SECOND..=DAY);
     rules.number("raft.snapshot_entries", raft.snapshot_entries, 10..=100_000_000);
-    rules.number("raft.keep_entries", raft.keep_entries, 0..=100_000_000);
-    rules.number("raft.batch_entries", raft.batch_entries, 1..=4_096);
-    rules.number("raft.pending_writes", raft.pending_writes, 1..=1_000_000);
+    rules.number("raft.kept_entries", raft.kept_entries, 0..=100_000_000);
+    rules.number("raft.catch_up_entries", raft.catch_up_entries, 1..=1_000_000);
+    rules.number("raft.in_flight_max", raft.in_flight_max, 1..=1_000_000);
+    rules.number("raft.waiting_reads_max", raft.waiting_reads_max, 1..=1_000_000);
+    rules.number("raft.command_bytes_max", raft.command_bytes_max, 65_536..=32 << 20);
+    let key = "raft.freshness_interval";
+    rules.duration(key, raft.freshness_interval, 10 * MILLISECOND..=10 * SECOND);
 }
 
 fn lease(config: &Config, rules: &mut Rules) {
     let lease = &config.lease;
-    rules.duration("lease.default_ttl", lease.default_ttl, SECOND..=DAY);
-    rules.duration("lease.evict_after", lease.evict_after, Duration::ZERO..=DAY);
-    rules.duration("lease.checkpoint", lease.checkpoint, 100 * MILLISECOND..=MINUTE);
-    rules.duration("lease.tick", lease.tick, MILLISECOND..=100 * MILLISECOND);
-    rules.duration("lease.forward", lease.forward, MILLISECOND..=100 * MILLISECOND);
+    rules.duration("lease.default_ttl", lease.default_ttl, limit::TTL_MIN..=limit::TTL_MAX);
+    rules.duration("lease.leaderless_grace", lease.leaderless_grace, 10 * MILLISECOND..=MINUTE);
 }
 
 fn protection(config: &Config, rules: &mut Rules) {
@@ -171,34 +177,14 @@ fn protection(config: &Config, rules: &mut Rules) {
 
 fn bounds(config: &Config, rules: &mut Rules) {
     let limits = &config.limits;
-    let most = |key: &str, value: u32, most: usize, rules: &mut Rules| {
-        rules.number(key, value as usize, 1..=most);
-    };
-    most("limits.instances", limits.instances, limit::INSTANCES, rules);
-    most("limits.services", limits.services, limit::SERVICES, rules);
-    let (key, value) = ("limits.instances_per_service", limits.instances_per_service);
-    most(key, value, limit::INSTANCES_PER_SERVICE, rules);
-    let (key, value) = ("limits.instances_per_address", limits.instances_per_address);
-    most(key, value, limit::INSTANCES_PER_ADDRESS as usize, rules);
     rules.number("limits.watches", limits.watches, 1..=1_000_000);
     rules.number("limits.heartbeat_streams", limits.heartbeat_streams, 1..=1_000_000);
     rules.number("journal.events", config.journal.events, 1_000..=10_000_000);
-    let reads = &config.reads;
-    rules.duration("reads.wait", reads.wait, 10 * MILLISECOND..=MINUTE);
-    let largest = config.api.message_bytes;
-    if !(65_536..=largest).contains(&reads.answer_bytes) {
-        let rule = format!("must be from 65536 to api.message_bytes, that is {largest}");
-        rules.broken("reads.answer_bytes", reads.answer_bytes, &rule);
-    }
-    rules.number("reads.cached_filters", reads.cached_filters, 1..=1_024);
-    rules.number("reads.change_ring", reads.change_ring, 100..=10_000_000);
-    rules.duration("reads.bookmark", reads.bookmark, SECOND..=5 * MINUTE);
 }
 
 fn api(config: &Config, rules: &mut Rules) {
     let api = &config.api;
-    let key = "api.max_streams_per_connection";
-    rules.number(key, api.max_streams_per_connection, 1..=10_000);
+    rules.number("api.streams_per_connection", api.streams_per_connection, 1..=10_000);
     rules.number("api.header_list_bytes", api.header_list_bytes, 4_096..=1_048_576);
     rules.number("api.message_bytes", api.message_bytes, 65_536..=67_108_864);
     rules.duration("api.keepalive", api.keepalive, SECOND..=60 * MINUTE);

@@ -293,3 +293,53 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderIdExt;
+    use rollcall_core::{Command, Stamped};
+
+    use super::super::types::{CommittedLeaderId, Proposal};
+    use super::*;
+
+    fn entry(index: u64, bytes: bytes::Bytes) -> Entry {
+        let log_id = LogId::new(CommittedLeaderId::new_committed(1, 7), index);
+        Entry { log_id, payload: EntryPayload::Normal(Proposal(bytes)) }
+    }
+
+    async fn apply(machine: &mut Machine, entries: Vec<Entry>) -> Result<(), io::Error> {
+        machine.apply(futures_util::stream::iter(entries.into_iter().map(|e| Ok((e, None))))).await
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_published_once_and_an_unknown_command_stops_the_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let (host, fatal) = (Host::system(1), Fatal::default());
+        let snapshots = SnapshotStore::open(Arc::clone(&host.disk), dir.path(), Some(7)).unwrap();
+        let seen: Arc<Mutex<Vec<(u64, bool)>>> = Arc::default();
+        let output = {
+            let seen = Arc::clone(&seen);
+            Arc::new(Output::new(Arc::new(move |published: Published| {
+                seen.lock().unwrap().push((published.applied_index, published.restored));
+            })))
+        };
+        let stop = CancellationToken::new();
+        let mut machine =
+            Machine::new(10, host, snapshots, Arc::clone(&output), fatal.clone(), stop);
+        let command = Command::AdvanceTime;
+        let command = stored::encode_command(&Stamped { wall_ms: 0, advance_ms: 1, command });
+        let three = |from| (from..from + 3).map(|index| entry(index, command.clone())).collect();
+        apply(&mut machine, three(1)).await.unwrap();
+        assert!(seen.lock().unwrap().is_empty(), "nothing is shown before the node has started");
+        output.go_live();
+        apply(&mut machine, three(4)).await.unwrap();
+        assert_eq!(*seen.lock().unwrap(), [(3, true), (6, false)]);
+        assert_eq!((output.applied_index(), machine.state.cluster_ms()), (6, 6));
+
+        let unknown = entry(7, bytes::Bytes::from_static(b"\xff from a later release"));
+        apply(&mut machine, vec![unknown]).await.unwrap_err();
+        let reason = fatal.get().expect("the node is told to stop");
+        assert!(reason.contains("entry 7 of the raft log"), "{reason}");
+        assert_eq!(output.applied_index(), 6, "it was not skipped");
+    }
+}

@@ -60,6 +60,11 @@ impl Peers {
         }
     }
 
+    /// Closes all connections. A later call dials anew.
+    pub(crate) fn close(&self) {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(crate) fn host(&self) -> Host {
         self.host.clone()
     }

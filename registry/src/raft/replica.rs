@@ -443,6 +443,7 @@ impl Replica {
         }
         shared.tasks.close();
         shared.tasks.wait().await;
+        shared.peers.close();
         if let Err(error) = shared.log.close().await {
             tracing::warn!(%error, "close the raft log");
         }

@@ -238,7 +238,10 @@ impl Node {
     /// Ends the node in order.
     pub(crate) async fn stop(mut self) -> (Arc<TempDir>, SocketAddr) {
         self.run(|replica| async move { replica.shutdown().await }).await;
-        self.runtime.take().unwrap().shutdown_background();
+        let runtime = self.runtime.take().unwrap();
+        // Connections end when the other side has noticed.
+        eventually("no task is left", || runtime.metrics().num_alive_tasks() == 0).await;
+        runtime.shutdown_background();
         (Arc::clone(&self.dir), self.peer)
     }
 }

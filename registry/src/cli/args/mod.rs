@@ -90,7 +90,7 @@ pub enum Command {
   rollcall deregister web/web-1
   rollcall deregister shop/web/web-1")]
     Deregister {
-        /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance has
+        /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
         #[arg(value_parser = values::instance)]
         instance: InstanceArg,
     },

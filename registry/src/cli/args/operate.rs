@@ -12,7 +12,7 @@ use super::super::values::{self, InstanceArg, NodeArg, ServiceArg};
 /// Arguments of `rollcall drain` and `rollcall maintenance`.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance has
+    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
     #[arg(value_parser = values::instance)]
     pub instance: InstanceArg,
 
@@ -30,7 +30,7 @@ pub struct AdminArgs {
 #[command(after_help = "Examples:
   rollcall enable web/web-1")]
 pub struct EnableArgs {
-    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance has
+    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
     #[arg(value_parser = values::instance)]
     pub instance: InstanceArg,
 

@@ -71,11 +71,11 @@ pub struct ResolveArgs {
 
 Instances are listed whatever their state; `resolve` shows those that can be called.")]
 pub struct LsArgs {
-    /// [NAMESPACE/]SERVICE whose instances to list; all services otherwise
+    /// [NAMESPACE/]SERVICE whose instances to list; the services of a namespace otherwise
     #[arg(value_parser = values::service)]
     pub service: Option<ServiceArg>,
 
-    /// Only this namespace
+    /// The namespace; `default` otherwise
     #[arg(long, value_name = "NS", value_parser = values::namespace)]
     pub namespace: Option<Label>,
 }
@@ -112,7 +112,7 @@ pub struct WatchArgs {
   rollcall why web-1
   rollcall why shop/cart/cart-1 -o json")]
 pub struct WhyArgs {
-    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance has
+    /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
     #[arg(value_parser = values::instance)]
     pub instance: InstanceArg,
 }

@@ -11,16 +11,16 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use redb::{Table, TableDefinition, WriteTransaction};
 
+use super::device::{Backend, Device, Fuse, PAGE_BYTES};
 use super::tail::Tail;
-use crate::disk::{Disk, DiskFile, OpenMode, StoreError};
+use crate::disk::{Disk, OpenMode, StoreError};
 use crate::raft::record::{self, LogIdRecord, VoteRecord};
 use crate::raft::types::{Entry, LogId, Vote};
 
@@ -29,10 +29,6 @@ pub(super) const LOG_FILE: &str = "raft.log";
 const NEW_LOG_FILE: &str = "raft.log.new";
 const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"RCALLLOG";
-/// The header page: magic, version, node id, checksum at 0; the two witnesses at 512 and 1024, in sectors
-/// of their own, so that a torn write spoils one at most.
-const PAGE_BYTES: u64 = 4096;
-const WITNESS_AT: [u64; 2] = [512, 1024];
 /// What redb keeps in memory; the tail serves nearly all reads.
 const CACHE_BYTES: usize = 16 << 20;
 /// A record holds at most this many entries and about this many bytes.
@@ -81,123 +77,6 @@ pub(super) enum Change {
     Committed(LogId),
     /// The cluster that the node belongs to.
     Cluster(u128),
-}
-
-/// The file below redb: shifts it behind the header page, and dies with its first error.
-struct Device {
-    file: Box<dyn DiskFile>,
-    dead: AtomicBool,
-    error: Mutex<Option<(io::ErrorKind, String)>>,
-}
-
-impl fmt::Debug for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device").field("dead", &self.dead).finish_non_exhaustive()
-    }
-}
-
-impl Device {
-    fn new(file: Box<dyn DiskFile>) -> Arc<Self> {
-        Arc::new(Self { file, dead: AtomicBool::new(false), error: Mutex::new(None) })
-    }
-
-    /// Runs one operation. After the first error nothing reaches the file any more: redb would retry some
-    /// writes, and an fsync that failed once proves nothing when it succeeds later.
-    fn run<T>(&self, what: &str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if self.dead.load(Ordering::Acquire) {
-            return Err(io::Error::other("the log file was given up"));
-        }
-        operation().inspect_err(|error| {
-            self.dead.store(true, Ordering::Release);
-            let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| (error.kind(), format!("{what}: {error}")));
-        })
-    }
-
-    fn first_error(&self) -> Option<(io::ErrorKind, String)> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.run("read", || self.file.read_at(offset, out))
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.run("write", || self.file.write_at(offset, data))
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.run("fsync", || self.file.sync_data())
-    }
-
-    fn write_witness(&self, number: u64) -> io::Result<()> {
-        let slot = if number.is_multiple_of(2) { WITNESS_AT[0] } else { WITNESS_AT[1] };
-        let mut block = number.to_le_bytes().to_vec();
-        block.extend_from_slice(&record::checksum(slot, &block).to_le_bytes());
-        self.write(slot, &block)
-    }
-
-    /// The newest witness that is intact, if any is.
-    fn read_witness(&self) -> io::Result<Option<u64>> {
-        let mut newest = None;
-        for slot in WITNESS_AT {
-            let mut block = [0; 12];
-            self.read(slot, &mut block)?;
-            let (number, crc) = block.split_at(8);
-            if crc == record::checksum(slot, number).to_le_bytes() {
-                newest = newest.max(number.try_into().ok().map(u64::from_le_bytes));
-            }
-        }
-        Ok(newest)
-    }
-}
-
-/// The part of the file that redb sees.
-#[derive(Debug)]
-struct Backend(Arc<Device>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.run("length", || Ok(self.0.file.len()?.saturating_sub(PAGE_BYTES)))
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        // A damaged file can send redb anywhere: that is damage, not a failure of the device.
-        let at = offset.checked_add(PAGE_BYTES).filter(|at| {
-            let end = at.checked_add(out.len() as u64);
-            end.is_some_and(|end| self.0.file.len().is_ok_and(|len| end <= len))
-        });
-        let at = at.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "past the end"))?;
-        self.0.read(at, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.run("resize", || self.0.file.set_len(len.saturating_add(PAGE_BYTES)))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset.saturating_add(PAGE_BYTES), data)
-    }
-}
-
-/// Makes the device dead before redb closes: closing commits and fsyncs, which would turn a simulated crash,
-/// or the end of a node that must not write any more, into a clean shutdown.
-#[derive(Debug)]
-struct Fuse {
-    device: Arc<Device>,
-    armed: bool,
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        if self.armed {
-            self.device.dead.store(true, Ordering::Release);
-        }
-    }
 }
 
 /// The open log file. Dropping it is a crash; [`LogFile::close`] is not.
@@ -252,7 +131,7 @@ impl LogFile {
         header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         header.extend_from_slice(&node_id.to_le_bytes());
         header.extend_from_slice(&record::checksum(0, &header).to_le_bytes());
-        device.run("resize", || device.file.set_len(PAGE_BYTES))?;
+        device.set_len(PAGE_BYTES)?;
         device.write(0, &header)?;
         device.write_witness(0)?;
         device.write_witness(1)?;
@@ -297,7 +176,7 @@ impl LogFile {
             Ok(Err(damage)) => damage,
             Err(panic) => Damage("the database behind the header page".into(), told(&*panic)),
         };
-        device.dead.store(true, Ordering::Release);
+        device.kill();
         match device.first_error() {
             Some((kind, error)) => Err(StoreError::io("read", &path, io::Error::new(kind, error))),
             None => Err(StoreError::damaged(&path, damage.0, damage.1)),
@@ -324,7 +203,7 @@ impl LogFile {
             Ok(Err(Damage(_, reason))) => reason,
             Err(panic) => told(&*panic),
         };
-        self.fuse.device.dead.store(true, Ordering::Release);
+        self.fuse.device.kill();
         let error = self.fuse.device.first_error().map_or(error, |(_, first)| first);
         Err(format!("{}: {error}", self.path.display()))
     }
@@ -346,7 +225,7 @@ impl LogFile {
 
     /// The length of the file in bytes.
     pub(super) fn bytes(&self) -> u64 {
-        self.fuse.device.file.len().unwrap_or_default()
+        self.fuse.device.len().unwrap_or_default()
     }
 }
 
@@ -363,7 +242,7 @@ fn open_redb(device: &Arc<Device>) -> Result<Database, redb::DatabaseError> {
 /// Checks the header page and returns the witness: the newest commit that was acknowledged for sure.
 fn read_header(device: &Device, path: &Path, node_id: u64) -> Result<u64, StoreError> {
     let io = |e| StoreError::io("read", path, e);
-    let len = device.file.len().map_err(io)?;
+    let len = device.len().map_err(io)?;
     if len <= PAGE_BYTES {
         let reason = "the file is shorter than an empty log";
         return Err(StoreError::damaged(path, format!("length {len}"), reason));

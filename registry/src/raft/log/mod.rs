@@ -3,6 +3,7 @@
 //! (`tail`). Appending returns once the entries can be read; openraft is told when they are durable. The first
 //! write or fsync error is final: it goes to [`Fatal`], and the node exits before it acknowledges anything.
 
+mod device;
 mod file;
 #[cfg(test)]
 mod suite;
@@ -277,7 +278,16 @@ impl LogStore {
         LogWriter::start(writer, Arc::clone(&shared), receiver, commit, purged)
             .map_err(|e| StoreError::io("start the writer of", &path, e))?;
         let bytes = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
-        Ok(Self { shared, commands, queued: Arc::default(), bytes })
+        let mut queued = 0;
+        if let (None, Some(own)) = (stored, cluster_id) {
+            // The node died between storing its cluster in the identity and storing it here.
+            let order = Order::Change(Change::Cluster(own));
+            let command = Command { position: 1, order, waiter: Waiter::Nobody };
+            if commands.try_send(command).is_ok() {
+                queued = 1;
+            }
+        }
+        Ok(Self { shared, commands, queued: Arc::new(Mutex::new(queued)), bytes })
     }
 
     /// Stores the cluster that the node belongs to, durably. Call it before the first entry of that cluster.

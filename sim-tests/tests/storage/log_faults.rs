@@ -13,11 +13,11 @@ use rollcall_registry::host::WriterMode;
 use rollcall_registry::raft::log::{Fatal, LogOptions, LogStore};
 use rollcall_registry::raft::types::Vote;
 
-use crate::mem_disk::{Fault, MemDisk};
 use crate::workload::{
     CLUSTER_ID, History, Model, append, append_durably, data_dir, log_path, open_log, options,
     proposal, run,
 };
+use rollcall_sim_tests::disk::{Fault, MemDisk};
 
 /// Runs one life of a node on a runtime of its own; its end is the death of all its tasks.
 fn live<T>(life: impl Future<Output = T>) -> T {
@@ -387,7 +387,14 @@ fn a_log_of_another_node_or_cluster_or_a_lost_one_is_refused() {
     };
     live(async {
         assert!(matches!(*open(|o| o.must_exist = true).unwrap_err(), StoreError::Missing { .. }));
+        let log = open(|_| {}).unwrap();
+        log.close().await.unwrap();
+        // Known to the identity, and not to the log yet.
         let log = open(|o| o.cluster_id = Some(CLUSTER_ID)).unwrap();
+        log.close().await.unwrap();
+        let refused = open(|o| o.cluster_id = Some(1)).unwrap_err();
+        assert!(matches!(*refused, StoreError::Foreign { .. }), "{refused}");
+        let log = open(|_| {}).unwrap();
         log.set_cluster_id(CLUSTER_ID).await.unwrap();
         log.close().await.unwrap();
         assert!(log.set_cluster_id(CLUSTER_ID).await.is_err(), "a closed log took a write");

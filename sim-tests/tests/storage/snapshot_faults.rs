@@ -14,8 +14,8 @@ use rollcall_registry::raft::snapshot::{
 };
 use rollcall_registry::raft::types::{SnapshotMeta, StoredMembership};
 
-use crate::mem_disk::{Fault, MemDisk};
 use crate::workload::{CLUSTER_ID, data_dir, log_id};
+use rollcall_sim_tests::disk::{Fault, MemDisk};
 
 fn open(disk: &MemDisk) -> Result<SnapshotStore, StoreError> {
     SnapshotStore::open(Arc::new(disk.clone()), &data_dir(), Some(CLUSTER_ID))

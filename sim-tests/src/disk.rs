@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -15,7 +15,7 @@ const BLOCK: usize = 512;
 
 /// What fails, from which one of its kind on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The machine loses power at this operation (0 is the first): it and all later ones fail.
     PowerCut(u64),
     /// This fsync of a file or directory and all later ones fail with EIO; what they should have saved is lost.
@@ -58,66 +58,71 @@ struct State {
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemDisk(Arc<Mutex<State>>);
+pub struct MemDisk(Arc<Mutex<State>>);
 
 impl MemDisk {
-    pub(crate) fn new() -> Self {
+    /// An empty disk.
+    pub fn new() -> Self {
         let disk = Self::default();
         disk.state().names_history.push(BTreeMap::new());
         disk
     }
 
-    pub(crate) fn failing(fault: Fault) -> Self {
+    /// An empty disk with a fault ahead.
+    pub fn failing(fault: Fault) -> Self {
         let disk = Self::new();
         disk.state().fault = Some(fault);
         disk
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on `fault` is counted from here.
-    pub(crate) fn arm(&self, fault: Fault) {
+    pub fn arm(&self, fault: Fault) {
         let mut state = self.state();
         (state.operations, state.writes, state.syncs) = (0, 0, 0);
         state.fault = Some(fault);
     }
 
     /// Operations that change something: writes, resizes, fsyncs, creations, renames, removals.
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    pub(crate) fn writes(&self) -> u64 {
+    /// Writes and growths.
+    pub fn writes(&self) -> u64 {
         self.state().writes
     }
 
-    pub(crate) fn syncs(&self) -> u64 {
+    /// Fsyncs of files and directories.
+    pub fn syncs(&self) -> u64 {
         self.state().syncs
     }
 
     /// Whether the fault has struck.
-    pub(crate) fn has_failed(&self) -> bool {
+    pub fn has_failed(&self) -> bool {
         self.state().failed
     }
 
     /// Operations that reached a file after the fault had struck.
-    pub(crate) fn operations_after_failure(&self) -> u64 {
+    pub fn operations_after_failure(&self) -> u64 {
         self.state().after_failure
     }
 
-    pub(crate) fn set_free_bytes(&self, free: u64) {
+    /// What `free_bytes` answers from now on.
+    pub fn set_free_bytes(&self, free: u64) {
         self.state().free_bytes = Some(free);
     }
 
     /// Makes each fsync take this long.
-    pub(crate) fn set_sync_delay(&self, delay: Duration) {
+    pub fn set_sync_delay(&self, delay: Duration) {
         self.state().sync_delay = delay;
     }
 
     /// The disk as the next process finds it after the death of this one: everything written is there.
-    pub(crate) fn after_kill(&self) -> Self {
+    pub fn after_kill(&self) -> Self {
         let state = self.state();
         let mut next = State { names: state.names.clone(), ..State::default() };
         for (id, inode) in &state.inodes {
@@ -129,7 +134,7 @@ impl MemDisk {
     }
 
     /// The disk after a power cut: what was not synced is there, lost, or torn, as `seed` wills.
-    pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
+    pub fn after_power_cut(&self, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let state = self.state();
         let reached = rng.random_range(0..state.names_history.len());
@@ -144,20 +149,22 @@ impl MemDisk {
         Self(Arc::new(Mutex::new(next)))
     }
 
-    pub(crate) fn content(&self, path: &Path) -> Vec<u8> {
+    /// The content of a file as the process sees it.
+    pub fn content(&self, path: &Path) -> Vec<u8> {
         let state = self.state();
         state.inodes[&state.names[path]].seen.clone()
     }
 
     /// Replaces the content of a file behind the back of everybody.
-    pub(crate) fn set_content(&self, path: &Path, content: Vec<u8>) {
+    pub fn set_content(&self, path: &Path, content: Vec<u8>) {
         let mut state = self.state();
         let id = state.names[path];
         let inode = Inode { seen: content.clone(), synced: content, unsynced: Vec::new() };
         state.inodes.insert(id, inode);
     }
 
-    pub(crate) fn names(&self) -> Vec<PathBuf> {
+    /// The files, in order.
+    pub fn names(&self) -> Vec<PathBuf> {
         self.state().names.keys().cloned().collect()
     }
 }
@@ -240,7 +247,7 @@ struct MemFile {
 
 impl MemFile {
     fn with<T>(&self, action: impl FnOnce(&mut Inode) -> T) -> T {
-        action(self.disk.state().inodes.get_mut(&self.id).unwrap())
+        action(self.disk.state().inodes.get_mut(&self.id).expect("an open file has its inode"))
     }
 }
 
@@ -257,7 +264,7 @@ impl DiskFile for MemFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let allowed = self.disk.state().count(Kind::Write);
-        let offset = usize::try_from(offset).unwrap();
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
         self.with(|inode| {
             // A write that is cut off may have begun.
             inode.unsynced.push(Unsynced::Write(offset, data.to_vec()));
@@ -275,7 +282,7 @@ impl DiskFile for MemFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let grows = self.with(|inode| inode.seen.len() as u64) < len;
         self.disk.state().count(if grows { Kind::Write } else { Kind::Other })?;
-        let len = usize::try_from(len).unwrap();
+        let len = usize::try_from(len).map_err(io::Error::other)?;
         self.with(|inode| {
             inode.unsynced.push(Unsynced::Len(len));
             inode.seen.resize(len, 0);
@@ -346,7 +353,8 @@ impl Disk for MemDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let state = self.state();
         let inside = state.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
+        let names = inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        Ok(names.collect())
     }
 
     fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {

@@ -8,6 +8,5 @@
 )]
 
 mod log_faults;
-mod mem_disk;
 mod snapshot_faults;
 mod workload;
