@@ -258,6 +258,8 @@ impl Node {
         let _ = tokio::time::timeout(CUT_GRACE, self.served()).await;
         self.serving.shutdown().await;
         self.working.shutdown().await;
+        // The followers hold the replica, which holds the view.
+        self.api.view().forsake();
         let gone = async {
             while !self.api.is_alone() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

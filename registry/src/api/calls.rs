@@ -27,8 +27,8 @@ pub const NO_FORWARD: &str = "x-rollcall-no-forward";
 
 /// Longest duration of what an operator asks for that moves data or members.
 const OPERATION: Duration = Duration::from_secs(60);
-/// A caller's deadline is shortened by this, so that its answer comes from here and not from tonic.
-const MARGIN: Duration = Duration::from_millis(2);
+/// A caller's deadline is shortened by a tenth, at most by this: so its answer comes from here, and before it gives up.
+const MARGIN: Duration = Duration::from_millis(50);
 /// Bounds of the histogram in seconds.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0];
 
@@ -148,6 +148,11 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if !is_grpc(request.headers()) {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Box::pin(async move { Ok(response) });
+        }
         // The one that was polled ready is used, its clone waits for the next call.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
@@ -162,7 +167,7 @@ where
             Kind::Operation => Some(OPERATION),
             Kind::Stream => None,
         };
-        let asked = asked_deadline(request.headers()).map(|asked| asked.saturating_sub(MARGIN));
+        let asked = asked_deadline(request.headers()).map(|asked| asked - (asked / 10).min(MARGIN));
         let limit = own.into_iter().chain(asked).min();
         Box::pin(async move {
             let clock = &api.host().clock;
@@ -196,6 +201,12 @@ fn leader(api: &Api) -> Option<HeaderValue> {
     let leadership = api.replica().leadership();
     let address = leadership.borrow().leader.as_ref().map(|(_, member)| member.api)?;
     HeaderValue::from_str(&address.to_string()).ok()
+}
+
+/// What tonic does not look at; the specification of gRPC asks for 415.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content.is_some_and(|content| content.starts_with(b"application/grpc"))
 }
 
 /// What the caller's `grpc-timeout` says, where it can be read.

@@ -84,12 +84,12 @@ impl<K: PartialEq, V: Weigh + Clone> Kept<K, V> {
             });
         }
         let mut entry = self.services.entry(name.clone()).or_insert_with(|| Entry::new(revision));
-        if entry.revision > revision || entry.values.iter().any(|(known, _)| *known == key) {
-            return;
-        }
         if entry.revision < revision {
             self.bytes.fetch_sub(entry.bytes, Ordering::Relaxed);
             *entry = Entry::new(revision);
+        }
+        if entry.revision > revision || entry.values.iter().any(|(known, _)| *known == key) {
+            return;
         }
         if entry.values.len() >= PER_SERVICE {
             let (_, oldest) = entry.values.remove(0);
