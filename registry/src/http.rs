@@ -71,6 +71,7 @@ type Shared = (Api, Metrics);
 async fn ready(State((api, _)): State<Shared>) -> Response {
     let freshness = api.freshness();
     let problem = match freshness.staleness {
+        _ if api.is_draining() => "this node is shutting down".to_owned(),
         _ if !freshness.leader_known => "no leader is known".to_owned(),
         None => "not caught up since the start".to_owned(),
         Some(behind) if behind > READY_STALENESS => format!("{behind:?} behind"),

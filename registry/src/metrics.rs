@@ -1,4 +1,5 @@
-//! Every metric of a node, by name, in one table. Read when they are scraped; no label, so nothing can grow.
+//! Every metric of a node, by name, in one table, read when they are scraped; and the two that count calls, whose
+//! only labels are our own methods and the codes of gRPC. So nothing can grow.
 
 use crate::api::Api;
 use crate::raft::Role;
@@ -85,6 +86,7 @@ const TABLE: &[Row] = &[
     }),
     counter("peer_dials", "Connections to peers that were dialled", |a| count(a.replica().dials())),
     gauge("watches", "Open watches", |a| size(a.hub().len())),
+    gauge("journal_tails", "Open tails of the journal", |a| size(a.tails())),
     gauge("heartbeat_streams", "Open heartbeat streams", |a| size(a.heartbeat_streams())),
     gauge("lease_table_size", "Leases in the memory of this leader", |a| {
         size(a.leases().table().len())
@@ -132,6 +134,7 @@ impl Metrics {
     /// The metrics of the node behind this API.
     pub fn of(api: Api) -> Self {
         let mut registry = Registry::with_prefix("rollcall");
+        api.calls().register(&mut registry);
         registry.register_collector(Box::new(Table(api)));
         Self(Arc::new(registry))
     }
@@ -174,16 +177,19 @@ impl Collector for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::calls::CallMetrics;
     use std::collections::BTreeSet;
 
     #[test]
     fn names_are_unique_and_in_the_style_of_prometheus() {
-        let names: BTreeSet<&str> = TABLE.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), TABLE.len());
-        for row in TABLE {
+        let table = TABLE.iter().map(|row| (row.name, row.help));
+        let all: Vec<(&str, &str)> = table.chain(CallMetrics::NAMES).collect();
+        let names: BTreeSet<&str> = all.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), all.len());
+        for (name, help) in all {
             let ok = |b: u8| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit();
-            assert!(row.name.bytes().all(ok), "{}", row.name);
-            assert!(!row.name.ends_with("_total") && !row.help.ends_with('.'), "{}", row.name);
+            assert!(name.bytes().all(ok), "{name}");
+            assert!(!name.ends_with("_total") && !help.ends_with('.'), "{name}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One registry server: builds the parts, wires them, owns their tasks, stops them in reverse order.
 
 use crate::{
-    api::{Api, ApiSettings, watch::hub::Hub},
+    api::{Api, ApiSettings, cut::cuttable, watch::hub::Hub},
     host::Host,
     http,
     lease::{LeaseSettings, Leases, relay::RelayServer},
@@ -64,7 +64,7 @@ pub struct NodeOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// A socket could not be had.
-    #[error("listen for {what} on {address}: {source}")]
+    #[error("listen for {what} on {address}: {source}{}", advice(source))]
     Listen {
         /// For what.
         what: &'static str,
@@ -78,6 +78,24 @@ pub enum NodeError {
     Start(#[from] StartError),
 }
 
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program, or another node, has this port: stop it or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address: choose one of its own, or a wildcard"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; this user may not take this port: choose one above 1023"
+        }
+        _ => "",
+    }
+}
+
+/// Connections that were cut have so long to be gone.
+const CUT_GRACE: Duration = Duration::from_millis(500);
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -88,9 +106,11 @@ pub struct Node {
     fatal: Fatal,
     draining: CancellationToken,
     stopping: CancellationToken,
+    /// Ends every connection at once.
+    cut: CancellationToken,
     grace: Duration,
     serving: JoinSet<()>,
-    leases: JoinSet<()>,
+    working: JoinSet<()>,
     entering: JoinSet<()>,
 }
 
@@ -129,17 +149,14 @@ impl Node {
         .await?;
         let (leases, lease_tasks) =
             Leases::new(replica.clone(), view.clone(), host.clone(), options.lease);
-        let hub = Hub::new(options.api.watches);
+        let hub = Hub::new(options.api.watches, view.seen());
         {
-            let (leases, hub) = (leases.clone(), hub.clone());
-            view.follow(vec![
-                Box::new(move |published| leases.follow(published)),
-                Box::new(move |published| hub.follow(published)),
-            ]);
+            let hub = hub.clone();
+            view.follow(vec![leases.follower(), Box::new(move |published| hub.follow(published))]);
         }
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
         replica.serve_peers(sockets.peer, Routes::new(relay));
-        let draining = CancellationToken::new();
+        let (draining, marking) = (CancellationToken::new(), hub.clone().run());
         let api = Api::new(replica.clone(), view, leases, hub, host, options.api, draining.clone());
         let mut node = Self {
             listen,
@@ -148,19 +165,22 @@ impl Node {
             fatal,
             draining,
             stopping: CancellationToken::new(),
+            cut: CancellationToken::new(),
             grace: options.shutdown_grace,
             serving: JoinSet::new(),
-            leases: JoinSet::new(),
+            working: JoinSet::new(),
             entering: JoinSet::new(),
         };
-        node.leases.spawn(lease_tasks.run());
+        node.working.spawn(lease_tasks.run());
+        node.working.spawn(marking);
         node.serve(sockets.grpc, sockets.http);
         node.enter(options.entry).await?;
         Ok(node)
     }
 
     fn serve(&mut self, grpc: Box<dyn Listener>, web: Box<dyn Listener>) {
-        let api = self.api.clone();
+        let cut = |listener| cuttable(listener, self.cut.clone());
+        let (api, grpc, web) = (self.api.clone(), cut(grpc), cut(web));
         self.serving.spawn(async move {
             if let Err(error) = api.serve(grpc).await {
                 tracing::error!(%error, "the gRPC server ended");
@@ -168,7 +188,7 @@ impl Node {
         });
         // HTTP goes on while the streams drain, so that an operator can look.
         let (api, stop) = (self.api.clone(), self.stopping.clone().cancelled_owned());
-        self.leases.spawn(async move {
+        self.working.spawn(async move {
             if let Err(error) = http::serve(web, api, stop).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
@@ -221,18 +241,32 @@ impl Node {
         }
     }
 
-    /// Ends streams properly, hands the lead over, stops everything. When it returns no task runs any more.
+    /// Ends streams properly, hands the lead over, stops everything. When it returns no task runs any more; the data
+    /// directory is free once nobody holds a clone of what [`Node::api`] and [`Node::replica`] gave.
     pub async fn shutdown(mut self) {
         self.entering.shutdown().await;
         self.draining.cancel();
-        let drained = async { while self.serving.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.grace, drained).await.is_err() {
+        if tokio::time::timeout(self.grace, self.served()).await.is_err() {
             tracing::warn!(grace = ?self.grace, "calls were still open when the grace was over");
-            self.serving.shutdown().await;
         }
         self.replica.shutdown().await;
         self.stopping.cancel();
-        self.leases.shutdown().await;
+        self.cut.cancel();
+        let _ = tokio::time::timeout(CUT_GRACE, self.served()).await;
+        self.serving.shutdown().await;
+        self.working.shutdown().await;
+        // The followers hold the replica, which holds the view.
+        self.api.view().forsake();
+        let gone = async {
+            while !self.api.is_alone() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _ = tokio::time::timeout(CUT_GRACE, gone).await;
+    }
+
+    async fn served(&mut self) {
+        while self.serving.join_next().await.is_some() {}
     }
 }
 

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use rollcall_core::State;
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::watch;
 
@@ -29,7 +29,8 @@ pub type Follower = Box<dyn Fn(&Published) + Send + Sync>;
 pub struct View {
     seen: Arc<ArcSwap<Seen>>,
     revision: Arc<watch::Sender<u64>>,
-    followers: Arc<OnceLock<Vec<Follower>>>,
+    /// Held while a batch is shown: followers see every batch, in order, from their first on.
+    followers: Arc<Mutex<Vec<Follower>>>,
 }
 
 impl fmt::Debug for View {
@@ -49,18 +50,32 @@ impl View {
         }
     }
 
-    /// Names those who follow every batch. Later calls have no effect.
+    fn followers(&self) -> MutexGuard<'_, Vec<Follower>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names those who follow every batch, in place of earlier ones. They are shown what there is at once, as if it had
+    /// been restored, because batches may have been applied before they came.
     pub fn follow(&self, followers: Vec<Follower>) {
-        let _ = self.followers.set(followers);
+        let mut current = self.followers();
+        *current = followers;
+        let seen = self.seen();
+        let (state, applied_index) = (seen.state.clone(), seen.applied_index);
+        let published = Published { state, applied_index, changes: Vec::new(), restored: true };
+        current.iter().for_each(|follower| follower(&published));
+    }
+
+    /// Lets the followers go, and what they hold.
+    pub fn forsake(&self) {
+        self.followers().clear();
     }
 
     /// Shows a batch, then tells the followers, then wakes who waits for its revision.
     pub fn publish(&self, published: Published) {
+        let followers = self.followers();
         let seen = Seen { state: published.state.clone(), applied_index: published.applied_index };
         self.seen.store(Arc::new(seen));
-        for follower in self.followers.get().into_iter().flatten() {
-            follower(&published);
-        }
+        followers.iter().for_each(|follower| follower(&published));
         self.revision.send_replace(published.state.revision());
     }
 

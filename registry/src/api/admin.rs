@@ -1,6 +1,6 @@
 //! AdminService: operators look and act.
 
-use super::{Api, peer_of, read::STALE, registration::done, status};
+use super::{Api, Caller, read::STALE, registration::done, status};
 use crate::raft::{Role, Standing};
 use rollcall_core::{Command, State, record::Scope};
 use rollcall_proto::{convert, error, v1, v1::admin_service_server as service};
@@ -42,7 +42,6 @@ impl Api {
             Role::Learner => v1::MemberRole::Learner,
             Role::Follower | Role::Stopped => v1::MemberRole::Follower,
         };
-        let live = state.services().values().filter(|service| !service.is_idle());
         v1::GetClusterStatusResponse {
             cluster_id: raft.cluster_id.map(|id| format!("{id:032x}")).unwrap_or_default(),
             node_id: raft.node_id,
@@ -56,7 +55,7 @@ impl Api {
             epoch: state.epoch(),
             state_hash: format!("{:032x}", state.hash()),
             instance_count: u32::try_from(state.instance_count()).unwrap_or(u32::MAX),
-            service_count: u32::try_from(live.count()).unwrap_or(u32::MAX),
+            service_count: u32::try_from(state.service_count()).unwrap_or(u32::MAX),
             journal_floor_revision: state.journal_floor(),
             cluster_time: Some(convert::duration(Duration::from_millis(state.cluster_ms()))),
             staleness: self.freshness().staleness.map(convert::duration),
@@ -69,10 +68,10 @@ impl Api {
     async fn put_policy(
         &self,
         request: v1::PutServicePolicyRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::PutServicePolicyResponse, Status> {
-        let put = convert::put_policy(request, from).map_err(error::of_invalid)?;
-        let outcome = self.submit(Command::PutServicePolicy(put)).await?;
+        let put = convert::put_policy(request, &caller.from).map_err(error::of_invalid)?;
+        let outcome = self.submit(Command::PutServicePolicy(put), caller).await?;
         done(&outcome)?;
         Ok(v1::PutServicePolicyResponse { revision: outcome.revision })
     }
@@ -80,10 +79,10 @@ impl Api {
     async fn delete_policy(
         &self,
         request: v1::DeleteServicePolicyRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::DeleteServicePolicyResponse, Status> {
-        let delete = convert::delete_policy(request, from).map_err(error::of_invalid)?;
-        let outcome = self.submit(Command::DeleteServicePolicy(delete)).await?;
+        let delete = convert::delete_policy(request, &caller.from).map_err(error::of_invalid)?;
+        let outcome = self.submit(Command::DeleteServicePolicy(delete), caller).await?;
         done(&outcome)?;
         Ok(v1::DeleteServicePolicyResponse { revision: outcome.revision })
     }
@@ -91,10 +90,10 @@ impl Api {
     async fn end_protection(
         &self,
         request: v1::ReleaseProtectionRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::ReleaseProtectionResponse, Status> {
-        let set = convert::release_protection(request, from).map_err(error::of_invalid)?;
-        let outcome = self.submit(Command::SetProtection(set)).await?;
+        let set = convert::release_protection(request, &caller.from).map_err(error::of_invalid)?;
+        let outcome = self.submit(Command::SetProtection(set), caller).await?;
         done(&outcome)?;
         Ok(v1::ReleaseProtectionResponse { revision: outcome.revision })
     }
@@ -224,16 +223,16 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::PutServicePolicyRequest>,
     ) -> Result<Response<v1::PutServicePolicyResponse>, Status> {
-        let from = peer_of(&request);
-        self.within(self.put_policy(request.into_inner(), &from)).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.put_policy(request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn delete_service_policy(
         &self,
         request: Request<v1::DeleteServicePolicyRequest>,
     ) -> Result<Response<v1::DeleteServicePolicyResponse>, Status> {
-        let from = peer_of(&request);
-        self.within(self.delete_policy(request.into_inner(), &from)).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.delete_policy(request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn get_protection(
@@ -253,8 +252,7 @@ impl service::AdminService for Api {
         &self,
         request: Request<v1::ReleaseProtectionRequest>,
     ) -> Result<Response<v1::ReleaseProtectionResponse>, Status> {
-        let from = peer_of(&request);
-        let call = self.end_protection(request.into_inner(), &from);
-        self.within(call).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.end_protection(request.into_inner(), &caller).await.map(Response::new)
     }
 }

@@ -1,30 +1,17 @@
 //! Encoded answers, shared between callers: per service, for at most 16 filters, for the current revision.
-//!
-//! A service that changes drops what was encoded of it. Two callers may encode the same answer at the same time;
-//! both are right, and one of them is kept.
 
+use super::kept::{Kept, Weigh};
 use bytes::{BufMut, Bytes, BytesMut};
-use dashmap::DashMap;
 use prost::encoding;
 use rollcall_core::{
     Service,
     instance::Locality,
-    name::ServiceName,
     query::{Filter, nearest_first, select},
     record::Record,
 };
 use rollcall_proto::{convert, v1};
-use std::{
-    hash::{BuildHasherDefault, DefaultHasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-/// Filters of one service whose answers are kept; the oldest goes first.
-const FILTERS: usize = 16;
-/// Services with kept answers; beyond, all are dropped and come back as they are asked for.
-const SERVICES: usize = 100_000;
-/// Shards of the map: fixed, so that its behaviour does not depend on the machine.
-const SHARDS: usize = 64;
 /// Field number of `ResolveResponse.instances`.
 const RESOLVE_INSTANCES: u32 = 4;
 /// Field number of `WatchResponse.Snapshot.instances` and of `WatchResponse.Delta.upserted`.
@@ -48,49 +35,20 @@ pub struct Key {
     pub caller: Locality,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    revision: u64,
-    answers: Vec<(Key, Answer)>,
-}
-
-/// The kept answers of a node.
-#[derive(Debug)]
-pub struct Answers {
-    services: DashMap<ServiceName, Kept, BuildHasherDefault<DefaultHasher>>,
-}
-
-impl Default for Answers {
-    fn default() -> Self {
-        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { services }
+impl Weigh for Answer {
+    fn bytes(&self) -> usize {
+        self.instances.len()
     }
 }
 
+/// The kept answers of a node.
+#[derive(Debug, Default)]
+pub struct Answers(Kept<Key, Answer>);
+
 impl Answers {
     /// The answer for this state of the service.
-    pub fn of(&self, service: &Service, key: &Key) -> Answer {
-        if let Some(kept) = self.services.get(&service.name)
-            && kept.revision == service.revision
-            && let Some((_, answer)) = kept.answers.iter().find(|(known, _)| known == key)
-        {
-            return answer.clone();
-        }
-        let answer = encode(service, key);
-        if self.services.len() >= SERVICES && !self.services.contains_key(&service.name) {
-            self.services.clear();
-        }
-        let mut kept = self.services.entry(service.name.clone()).or_default();
-        if kept.revision < service.revision {
-            *kept = Kept { revision: service.revision, answers: Vec::new() };
-        }
-        if kept.revision == service.revision {
-            if kept.answers.len() >= FILTERS {
-                kept.answers.remove(0);
-            }
-            kept.answers.push((key.clone(), answer.clone()));
-        }
-        answer
+    pub fn of(&self, service: &Service, key: Key) -> Answer {
+        self.0.get(&service.name, service.revision, key, |key| encode(service, key))
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     Api,
     answer::Key,
     codec::{Encoded, EncodedCodec},
-    read::Read,
+    read::{Read, STALE, by_prefix},
     status,
     watch::{hub::Target, stream::Watcher},
 };
@@ -13,14 +13,12 @@ use prost::{
     Message,
     encoding::{self, WireType},
 };
-use rollcall_core::name::ServiceName;
 use rollcall_proto::{
     convert::{self, ResolveQuery, Token, WatchTarget},
     error, v1,
 };
 use std::{
     convert::Infallible,
-    ops::Bound,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -94,10 +92,7 @@ fn unary<Q: Message + Default + 'static>(
         let limit = api.settings().message_bytes;
         let call = tower::service_fn(move |request: Request<Q>| {
             let api = api.clone();
-            async move {
-                let call = method(api.clone(), request.into_inner());
-                api.within(call).await.map(Response::new)
-            }
+            async move { method(api, request.into_inner()).await.map(Response::new) }
         });
         let codec = EncodedCodec::<Q>::default();
         let mut grpc = Grpc::new(codec).max_decoding_message_size(limit);
@@ -154,7 +149,7 @@ impl Api {
         // An unknown service has no instances; that it is unknown is told by ListServices.
         let Some(service) = state.service(&query.service) else { return Encoded::of(&head) };
         let caller = query.locality.clone().unwrap_or_default();
-        let answer = self.0.answers.of(service, &Key { filter: query.filter.clone(), caller });
+        let answer = self.0.answers.of(service, Key { filter: query.filter.clone(), caller });
         head.fail_open = answer.fail_open;
         Encoded { own: head.encode_to_vec().into(), shared: answer.instances }
     }
@@ -200,15 +195,9 @@ impl Api {
         let query = convert::list_query(&request).map_err(error::of_invalid)?;
         let read = self.read(query.freshness).await?;
         // The token is the last name of the page: a page stays right when services come and go between two calls.
-        let after = query.after.map_or(Bound::Unbounded, |service| {
-            Bound::Excluded(ServiceName { namespace: query.namespace.clone(), service })
-        });
-        let found = read.seen.state.services().range((after, Bound::Unbounded));
-        let mut found = found.filter(|(name, service)| {
-            name.namespace == query.namespace
-                && name.service.as_str().starts_with(&query.prefix)
-                && !service.is_idle()
-        });
+        let state = &read.seen.state;
+        let found = by_prefix(state, &query.namespace, &query.prefix, query.after);
+        let mut found = found.filter(|(_, service)| !service.is_idle());
         let page: Vec<_> = found.by_ref().take(query.limit).collect();
         let last = page.last().filter(|_| found.next().is_some());
         let response = v1::ListServicesResponse {
@@ -227,25 +216,38 @@ impl Api {
                 Target::Pattern { namespace, prefix: prefix.into() }
             }
         };
-        if let Some(token) = &query.resume {
-            self.catch_up(token).await?;
-        }
         let hub = self.hub();
-        let subscription =
-            hub.subscribe(target).ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
+        match &query.resume {
+            Some(token) => self.catch_up(token, |revision| hub.reached(revision)).await?,
+            // A node that has never had any state must not tell that there is nothing.
+            None => drop(self.read(STALE).await?),
+        }
+        let fresh = self.replica().fresh_as_of();
+        let place = hub.subscribe(target);
+        let place = place.ok_or_else(|| status::too_many("limits.watches", hub.limit()))?;
         let every = query.bookmark_interval;
-        Ok(Watcher::start(self.clone(), subscription, query.filter, every, query.resume))
+        Ok(Watcher::start(self.clone(), fresh, place, query.filter, every, query.resume))
     }
 
     /// Refuses the token of another cluster, and waits until this node is as far as the token.
-    pub(super) async fn catch_up(&self, token: &Token) -> Result<(), Status> {
-        if token.cluster_id != self.cluster_id() {
-            return Err(status::other_cluster(&token.cluster_id, &self.cluster_id()));
+    pub(super) async fn catch_up<F: Future<Output = ()>>(
+        &self,
+        token: &Token,
+        reached: impl FnOnce(u64) -> F,
+    ) -> Result<(), Status> {
+        let ours = self.cluster_id();
+        if ours.is_empty() {
+            return Err(status::no_state());
+        }
+        if token.cluster_id != ours {
+            return Err(status::other_cluster(&token.cluster_id, &ours));
         }
         let epoch = self.view().load().state.epoch();
-        if token.epoch == epoch
-            && tokio::time::timeout(CATCH_UP, self.view().reached(token.revision)).await.is_err()
-        {
+        // What was before the epoch began is not waited for: it is told as a whole.
+        let ahead = token.epoch > epoch
+            || (token.epoch == epoch
+                && tokio::time::timeout(CATCH_UP, reached(token.revision)).await.is_err());
+        if ahead {
             let reached = self.view().load().state.revision();
             return Err(status::behind(token.revision, reached));
         }

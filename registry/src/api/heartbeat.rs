@@ -74,23 +74,9 @@ impl Heartbeats {
                 (false, Some(at)) => Some(at),
                 (false, None) => Some(Instant::now() + self.api.leases().leaderless_grace()),
             };
-            let give_up = self.leaderless.or(self.leaving);
+            let give_up = self.leaderless.into_iter().chain(self.leaving).min();
             tokio::select! {
                 biased;
-                message = self.inbound.message(), if self.reads() => match message {
-                    Ok(Some(message)) => {
-                        if let Err(status) = self.take(message) {
-                            return Some(Err(status));
-                        }
-                    }
-                    // A client that ends its side or is cut off: its leases run on until they run out.
-                    Ok(None) | Err(_) => self.ended = true,
-                },
-                Some(answer) = self.running.next() => match answer {
-                    Ok(Some(answer)) => return Some(Ok(answer)),
-                    Ok(None) => {}
-                    Err(status) => return Some(Err(status)),
-                },
                 () = self.api.draining(), if self.leaving.is_none() => {
                     self.leaving = Some(Instant::now() + GO_AWAY);
                     return Some(Ok(go_away()));
@@ -101,6 +87,22 @@ impl Heartbeats {
                         None => status::no_leader(self.api.leases().leaderless_grace()),
                     }));
                 }
+                message = self.inbound.message(), if self.reads() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(status) = self.take(message) {
+                            return Some(Err(status));
+                        }
+                    }
+                    // A client that ends its side: its leases run on until they run out.
+                    Ok(None) => self.ended = true,
+                    // What cannot be read is refused; one that is cut off does not hear it.
+                    Err(status) => return Some(Err(status::dressed(status.clone()).unwrap_or(status))),
+                },
+                Some(answer) = self.running.next() => match answer {
+                    Ok(Some(answer)) => return Some(Ok(answer)),
+                    Ok(None) => {}
+                    Err(status) => return Some(Err(status)),
+                },
                 _ = leadership.changed(), if !self.ended => {}
                 else => return None,
             }
@@ -122,7 +124,9 @@ impl Heartbeats {
         let (api, from) = (self.api.clone(), self.from.clone());
         self.running.push(Box::pin(async move {
             if !released.is_empty() {
-                api.goodbye(&released, &from).await?;
+                // A client that says goodbye may be gone before the answer: what it wanted is done even so.
+                let goodbye = tokio::spawn(async move { api.goodbye(&released, &from).await });
+                goodbye.await.map_err(|_| status::draining())??;
             }
             match beat.await {
                 Ok(answer) => Ok(Some(answer_out(sequence, answer))),
@@ -183,7 +187,10 @@ impl Api {
                 request_id: None,
                 evidence: "goodbye".into(),
             };
-            self.submit(Command::Deregister(goodbye)).await?;
+            // Also while this node shuts down: nobody else would hear of it.
+            let deadline = self.settings().request_deadline;
+            let done = self.replica().submit(Command::Deregister(goodbye), deadline).await;
+            done.map_err(|error| status::of_submit(&error))?;
         }
         Ok(())
     }

@@ -11,12 +11,17 @@ use rollcall_proto::{
     v1::journal_service_server as service,
 };
 use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 /// Events in one message of a tail.
-const PAGE_MAX: usize = 1_000;
+const PAGE_MAX: usize = 256;
+/// Events that a tail looks through before it lets others run.
+const BURST_MAX: usize = 4_096;
 /// A tail that has nothing to tell tells how far it is this often, so that its token does not grow old.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -55,25 +60,32 @@ impl Api {
         Ok(v1::HistoryResponse {
             read_metadata: Some(self.metadata(&read, service.as_ref())),
             next_before_revision: older.map_or(0, |event| event.revision),
-            events: events.iter().map(|event| convert::event(event)).collect(),
+            events: events.iter().rev().map(|event| convert::event(event)).collect(),
             floor_revision: state.journal_floor(),
         })
     }
 
     async fn start_tail(&self, request: v1::TailRequest) -> Result<Tail, Status> {
         let query = convert::tail_query(request).map_err(error::of_invalid)?;
-        if let TailStart::Token(token) = &query.start {
-            self.catch_up(token).await?;
+        let epoch = self.read(STALE).await?.seen.state.epoch();
+        let token = match query.start {
+            TailStart::Now => None,
+            TailStart::After(revision) => {
+                Some(Token { cluster_id: self.cluster_id(), epoch, revision })
+            }
+            TailStart::Token(token) => Some(token),
+        };
+        if let Some(token) = &token {
+            self.catch_up(token, |revision| self.view().reached(revision)).await?;
         }
         let limit = self.settings().watches;
         let place = Place::take(&self.0.tails, limit)
             .ok_or_else(|| status::too_many("limits.watches", limit))?;
         let revisions = self.view().revisions();
         let seen = self.view().seen();
-        let (cursor, epoch) = match query.start {
-            TailStart::Now => (seen.state.revision(), seen.state.epoch()),
-            TailStart::After(revision) => (revision, seen.state.epoch()),
-            TailStart::Token(token) => (token.revision, token.epoch),
+        let (cursor, epoch) = match token {
+            None => (seen.state.revision(), seen.state.epoch()),
+            Some(token) => (token.revision, token.epoch),
         };
         let (api, service) = (self.clone(), query.service);
         Ok(Tail { api, cursor, epoch, service, revisions, _place: place })
@@ -110,39 +122,53 @@ struct Tail {
 
 impl Tail {
     async fn next(&mut self) -> Result<v1::TailResponse, Status> {
+        let quiet_until = Instant::now() + QUIET;
         loop {
-            self.revisions.borrow_and_update();
-            let seen = self.api.view().seen();
-            let state = &seen.state;
-            if state.epoch() != self.epoch {
-                return Err(status::compacted(self.cursor, state.journal_floor()));
+            if self.api.is_draining() {
+                return Err(status::draining());
             }
-            let Some(events) = state.events_after(self.cursor) else {
-                return Err(status::compacted(self.cursor, state.journal_floor()));
-            };
-            let events: Vec<&Arc<Event>> = events.take(PAGE_MAX).collect();
-            if let Some(last) = events.last() {
-                self.cursor = last.revision;
-                let service = self.service.as_ref();
-                let wanted = events
-                    .iter()
-                    .filter(|event| service.is_none() || event.subject.service() == service);
-                let events: Vec<v1::Event> = wanted.map(|event| convert::event(event)).collect();
-                if !events.is_empty() {
-                    return Ok(self.message(events));
-                }
+            self.revisions.borrow_and_update();
+            let (events, more) = self.collect()?;
+            if !events.is_empty() {
+                return Ok(self.message(events));
+            }
+            if more {
+                tokio::task::yield_now().await;
                 continue;
             }
             tokio::select! {
                 biased;
-                () = self.api.draining() => return Err(status::draining()),
-                changed = tokio::time::timeout(QUIET, self.revisions.changed()) => match changed {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Err(status::draining()),
-                    Err(_) => return Ok(self.message(Vec::new())),
+                () = self.api.draining() => {}
+                changed = self.revisions.changed() => if changed.is_err() {
+                    return Err(status::draining());
                 },
+                () = sleep_until(quiet_until) => return Ok(self.message(Vec::new())),
             }
         }
+    }
+
+    /// The events after the cursor that are wanted, which moves on; and whether there may be more.
+    fn collect(&mut self) -> Result<(Vec<v1::Event>, bool), Status> {
+        let seen = self.api.view().seen();
+        let state = &seen.state;
+        let compacted = || status::compacted(self.cursor, state.journal_floor());
+        if state.epoch() != self.epoch {
+            return Err(compacted());
+        }
+        let events = state.events_after(self.cursor).ok_or_else(compacted)?;
+        let (mut found, mut looked) = (Vec::new(), 0);
+        let mut cursor = self.cursor;
+        for event in events.take(BURST_MAX) {
+            (cursor, looked) = (event.revision, looked + 1);
+            if self.service.is_none() || event.subject.service() == self.service.as_ref() {
+                found.push(convert::event(event));
+                if found.len() >= PAGE_MAX {
+                    break;
+                }
+            }
+        }
+        self.cursor = cursor;
+        Ok((found, looked == BURST_MAX))
     }
 
     fn message(&self, events: Vec<v1::Event>) -> v1::TailResponse {
@@ -159,7 +185,7 @@ impl service::JournalService for Api {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryResponse>, Status> {
-        self.within(Self::history(self, request.into_inner())).await.map(Response::new)
+        Self::history(self, request.into_inner()).await.map(Response::new)
     }
 
     type TailStream = Pin<Box<dyn Stream<Item = Result<v1::TailResponse, Status>> + Send>>;

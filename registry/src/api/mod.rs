@@ -4,14 +4,18 @@
 //! * `discovery`, `watch`, `answer`, `read`: callers ask
 //! * `journal`, `admin`: operators look and act
 //! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
-//! * `codec`: replies that are bytes already; `serve`: the gRPC server
+//! * `codec`, `kept`: replies that are bytes already, and those that are kept
+//! * `serve`, `calls`, `cut`: the gRPC server, what every call passes, and its end
 
 pub mod admin;
 pub mod answer;
+pub mod calls;
 pub mod codec;
+pub(crate) mod cut;
 pub mod discovery;
 pub mod heartbeat;
 pub mod journal;
+mod kept;
 pub mod read;
 pub mod registration;
 pub mod serve;
@@ -20,6 +24,7 @@ pub mod watch;
 
 use crate::{host::Host, lease::Leases, raft::Replica, view::View};
 use answer::Answers;
+use calls::CallMetrics;
 use rollcall_core::Command;
 use rollcall_core::command::Outcome;
 use std::{
@@ -89,6 +94,7 @@ struct Inner {
     hub: Hub,
     answers: Answers,
     messenger: Arc<Messenger>,
+    calls: CallMetrics,
     settings: ApiSettings,
     draining: CancellationToken,
     heartbeat_streams: Arc<AtomicUsize>,
@@ -114,6 +120,7 @@ impl Api {
             hub,
             answers: Answers::default(),
             messenger: Arc::default(),
+            calls: CallMetrics::default(),
             settings,
             draining,
             heartbeat_streams: Arc::default(),
@@ -151,6 +158,11 @@ impl Api {
         &self.0.messenger
     }
 
+    /// Counts of calls.
+    pub fn calls(&self) -> &CallMetrics {
+        &self.0.calls
+    }
+
     /// The limits.
     pub fn settings(&self) -> &ApiSettings {
         &self.0.settings
@@ -159,6 +171,16 @@ impl Api {
     /// Heartbeat streams at the moment.
     pub fn heartbeat_streams(&self) -> usize {
         self.0.heartbeat_streams.load(Ordering::Relaxed)
+    }
+
+    /// Journal tails at the moment.
+    pub fn tails(&self) -> usize {
+        self.0.tails.load(Ordering::Relaxed)
+    }
+
+    /// Whether this node shuts down.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
     }
 
     /// Ends when this node begins to shut down.
@@ -171,29 +193,50 @@ impl Api {
         self.0.replica.cluster_id().map(|id| format!("{id:032x}")).unwrap_or_default()
     }
 
+    /// Whether nobody else holds this API any more: every connection has ended.
+    pub(crate) fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Has a command carried out. Never tried again here: what became of it may be unknown.
-    async fn submit(&self, command: Command) -> Result<Arc<Outcome>, Status> {
-        if self.0.draining.is_cancelled() {
+    async fn submit(&self, command: Command, caller: &Caller) -> Result<Arc<Outcome>, Status> {
+        if self.is_draining() {
             return Err(status::draining());
         }
         let deadline = self.0.settings.request_deadline;
-        self.0.replica.submit(command, deadline).await.map_err(|error| status::of_submit(&error))
-    }
-
-    /// Runs a unary call within the request deadline.
-    async fn within<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let deadline = self.0.settings.request_deadline;
-        match tokio::time::timeout(deadline, call).await {
-            Ok(result) => result,
-            Err(_) => Err(status::deadline(deadline)),
-        }
+        let outcome = match caller.may_forward {
+            true => self.0.replica.submit(command, deadline).await,
+            false => self.0.replica.propose_on_leader(command, deadline).await,
+        };
+        let outcome = outcome.map_err(|error| status::of_submit(&error))?;
+        // This node may be a follower: the answer is given once it is visible here, so that its caller reads its own
+        // write, at the latest after a moment.
+        let visible = self.view().reached(outcome.revision);
+        let _ = tokio::time::timeout(VISIBLE, visible).await;
+        Ok(outcome)
     }
 }
 
-/// Where a caller is, for the journal.
-fn peer_of<T>(request: &tonic::Request<T>) -> String {
-    let address: Option<SocketAddr> = request.remote_addr();
-    address.map(|address| address.to_string()).unwrap_or_default()
+/// A follower waits so long for its own state to show what the leader acknowledged.
+const VISIBLE: Duration = Duration::from_secs(1);
+
+/// Who calls, as far as a write needs to know.
+#[derive(Debug, Clone)]
+struct Caller {
+    /// Where it is, for the journal.
+    from: String,
+    /// Whether its write may be passed on to the leader.
+    may_forward: bool,
+}
+
+impl Caller {
+    fn of<T>(request: &tonic::Request<T>) -> Self {
+        let address: Option<SocketAddr> = request.remote_addr();
+        Self {
+            from: address.map(|address| address.to_string()).unwrap_or_default(),
+            may_forward: !request.metadata().contains_key(calls::NO_FORWARD),
+        }
+    }
 }
 
 /// A place among a bounded number; given back when dropped.

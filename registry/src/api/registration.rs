@@ -1,13 +1,13 @@
 //! RegistrationService: instances speak.
 
-use super::{Api, heartbeat::Heartbeats, peer_of, status};
+use super::{Api, Caller, heartbeat::Heartbeats, status};
 use crate::lease::beat::NotAcknowledged;
 use rollcall_core::{
     Command, Outcome,
     command::{Done, Registered},
 };
 use rollcall_proto::{convert, error, v1, v1::registration_service_server as service};
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,23 +20,20 @@ impl Api {
     async fn register_batch(
         &self,
         request: v1::RegisterRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::RegisterResponse, Status> {
         let admission = convert::Admission {
             default_ttl: self.settings().default_ttl,
             address_limit: !self.settings().loopback,
         };
-        let register = convert::register(request, from, admission).map_err(error::of_invalid)?;
+        let register =
+            convert::register(request, &caller.from, admission).map_err(error::of_invalid)?;
         let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
-        let outcome = self.submit(Command::Register(register)).await?;
+        let outcome = self.submit(Command::Register(register), caller).await?;
         let Done::Registered(results) = done(&outcome)? else {
             return Err(status::unexpected("register", &outcome));
         };
-        // This node may be a follower: the answer is complete once the registration is visible here, so that its
-        // caller reads its own write, at the latest after a moment.
-        let visible = tokio::time::timeout(VISIBLE, self.view().reached(outcome.revision));
-        let (_, renewed) = tokio::join!(visible, self.renew_repeated(results, repeatable));
-        renewed?;
+        self.renew_repeated(results, repeatable).await?;
         let seen = self.view().seen();
         let results = items.iter().zip(results).map(|(item, result)| {
             let record = seen.state.instance(&item.name);
@@ -65,10 +62,10 @@ impl Api {
     async fn deregister_batch(
         &self,
         request: v1::DeregisterRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::DeregisterResponse, Status> {
-        let deregister = convert::deregister(request, from).map_err(error::of_invalid)?;
-        let outcome = self.submit(Command::Deregister(deregister)).await?;
+        let deregister = convert::deregister(request, &caller.from).map_err(error::of_invalid)?;
+        let outcome = self.submit(Command::Deregister(deregister), caller).await?;
         let Done::Deregistered(removed) = done(&outcome)? else {
             return Err(status::unexpected("deregister", &outcome));
         };
@@ -78,22 +75,17 @@ impl Api {
     async fn set_admin(
         &self,
         request: v1::SetAdminStateRequest,
-        from: &str,
+        caller: &Caller,
     ) -> Result<v1::SetAdminStateResponse, Status> {
-        let set = convert::set_admin_state(request, from).map_err(error::of_invalid)?;
+        let set = convert::set_admin_state(request, &caller.from).map_err(error::of_invalid)?;
         let name = set.name.clone();
-        let outcome: Arc<Outcome> = self.submit(Command::SetAdminState(set)).await?;
+        let outcome: Arc<Outcome> = self.submit(Command::SetAdminState(set), caller).await?;
         done(&outcome)?;
-        let visible = self.view().reached(outcome.revision);
-        let _ = tokio::time::timeout(VISIBLE, visible).await;
         let seen = self.view().seen();
         let instance = seen.state.instance(&name).map(|record| convert::instance(record));
         Ok(v1::SetAdminStateResponse { instance, revision: outcome.revision })
     }
 }
-
-/// A follower waits so long for its own state to show what the leader acknowledged.
-const VISIBLE: Duration = Duration::from_secs(1);
 
 #[tonic::async_trait]
 impl service::RegistrationService for Api {
@@ -101,27 +93,24 @@ impl service::RegistrationService for Api {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let from = peer_of(&request);
-        let call = self.register_batch(request.into_inner(), &from);
-        self.within(call).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.register_batch(request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn deregister(
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let from = peer_of(&request);
-        let call = self.deregister_batch(request.into_inner(), &from);
-        self.within(call).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.deregister_batch(request.into_inner(), &caller).await.map(Response::new)
     }
 
     async fn set_admin_state(
         &self,
         request: Request<v1::SetAdminStateRequest>,
     ) -> Result<Response<v1::SetAdminStateResponse>, Status> {
-        let from = peer_of(&request);
-        let call = self.set_admin(request.into_inner(), &from);
-        self.within(call).await.map(Response::new)
+        let caller = Caller::of(&request);
+        self.set_admin(request.into_inner(), &caller).await.map(Response::new)
     }
 
     type StreamHeartbeatsStream =
@@ -131,7 +120,7 @@ impl service::RegistrationService for Api {
         &self,
         request: Request<Streaming<v1::StreamHeartbeatsRequest>>,
     ) -> Result<Response<Self::StreamHeartbeatsStream>, Status> {
-        let from = peer_of(&request);
+        let from = Caller::of(&request).from;
         let heartbeats = Heartbeats::start(self.clone(), from, request.into_inner())?;
         let stream = futures_util::stream::unfold(Some(heartbeats), |heartbeats| async move {
             let mut heartbeats = heartbeats?;

@@ -1,6 +1,6 @@
 //! The gRPC server: limits, keep-alive, health, reflection, and a shutdown that ends streams properly.
 
-use super::{Api, discovery::DiscoveryServer};
+use super::{Api, calls::Calls, discovery::DiscoveryServer};
 use crate::net::{Listener, incoming};
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -19,9 +19,15 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 const HEALTH_EVERY: Duration = Duration::from_millis(250);
 /// Resets that a client may have pending before its connection is closed (CVE-2023-44487).
 const PENDING_RESETS: usize = 200;
+/// Streams of one connection that this side may have reset for faults of the client.
+const FAULTY_STREAMS: usize = 1024;
 /// Health service names.
 const DISCOVERY: &str = "rollcall.v1.DiscoveryService";
 const REGISTRATION: &str = "rollcall.v1.RegistrationService";
+const JOURNAL: &str = "rollcall.v1.JournalService";
+const ADMIN: &str = "rollcall.v1.AdminService";
+/// The process as a whole.
+const PROCESS: &str = "";
 
 impl Api {
     /// Serves until this node begins to drain, then until the streams have ended.
@@ -41,12 +47,16 @@ impl Api {
             .add_service(AdminServiceServer::new(self.clone()).max_decoding_message_size(limit));
         let routes = with_reflection(routes);
         let draining = self.0.draining.clone();
+        let api = self.clone();
+        let calls = tower::layer::layer_fn(move |inner| Calls::new(inner, api.clone()));
         let server = Server::builder()
             .max_concurrent_streams(settings.streams_per_connection)
             .http2_max_header_list_size(settings.header_list_bytes)
             .http2_keepalive_interval(Some(settings.keepalive))
             .http2_keepalive_timeout(Some(settings.keepalive_timeout))
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .http2_max_local_error_reset_streams(Some(FAULTY_STREAMS))
+            .layer(calls)
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming(listener), draining.cancelled());
         tokio::select! {
@@ -63,7 +73,9 @@ fn with_reflection(routes: Routes) -> Routes {
     let mut public = all.expect("the build wrote these descriptors");
     public.file.retain(|file| !file.package().starts_with("rollcall.internal"));
     let builder = || {
-        tonic_reflection::server::Builder::configure().register_file_descriptor_set(public.clone())
+        tonic_reflection::server::Builder::configure()
+            .register_file_descriptor_set(public.clone())
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let v1 = builder().build_v1().expect("the descriptors are complete");
     // Older grpcurl knows the alpha alone.
@@ -71,8 +83,9 @@ fn with_reflection(routes: Routes) -> Routes {
     routes.add_service(v1).add_service(v1alpha)
 }
 
-/// Keeps grpc.health.v1 true: "" is the process; discovery serves once a state was seen; registration needs a leader.
-async fn report(api: Api, reporter: HealthReporter) {
+/// Keeps grpc.health.v1 true: "" is the process; what reads serves once a state was seen; registration needs a leader.
+/// A node that shuts down serves nothing, and those who watch its health are let go.
+async fn report(api: Api, mut reporter: HealthReporter) {
     let mut every = tokio::time::interval(HEALTH_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let status = |serving| match serving {
@@ -80,9 +93,23 @@ async fn report(api: Api, reporter: HealthReporter) {
         false => ServingStatus::NotServing,
     };
     loop {
-        every.tick().await;
+        tokio::select! {
+            biased;
+            () = api.draining() => break,
+            _ = every.tick() => {}
+        }
         let freshness = api.freshness();
-        reporter.set_service_status(DISCOVERY, status(freshness.staleness.is_some())).await;
-        reporter.set_service_status(REGISTRATION, status(freshness.leader_known)).await;
+        let reads = freshness.staleness.is_some();
+        for (service, serving) in
+            [(DISCOVERY, reads), (JOURNAL, reads), (REGISTRATION, freshness.leader_known)]
+        {
+            reporter.set_service_status(service, status(serving)).await;
+        }
+        reporter.set_service_status(ADMIN, ServingStatus::Serving).await;
     }
+    for service in [PROCESS, DISCOVERY, JOURNAL, REGISTRATION, ADMIN] {
+        reporter.set_service_status(service, ServingStatus::NotServing).await;
+        reporter.clear_service_status(service).await;
+    }
+    std::future::pending().await
 }

@@ -13,13 +13,28 @@ use tonic::{Code, Status};
 /// Pause before the next attempt where nothing better is known.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// Reason of a read whose deadline ran out. Nothing was done.
+const DEADLINE: &str = "DEADLINE";
+/// How the complaints of tonic and prost about a request begin.
+const MALFORMED: [&str; 5] = [
+    "failed to decode Protobuf message",
+    "Unexpected EOF decoding stream",
+    "protocol error: received message with",
+    "Error decompressing",
+    "Missing request message",
+];
+
 /// A command that has no outcome.
 pub fn of_submit(failure: &SubmitError) -> Status {
     let text = failure.to_string();
     match failure {
         SubmitError::NoLeader { retry_after } => no_leader(*retry_after),
-        SubmitError::NotLeader { .. } => {
-            error::status(Code::Unavailable, reason::NOT_LEADER, text, Retry::After(PAUSE))
+        // Only where the caller did not want it passed on.
+        SubmitError::NotLeader { leader, .. } => {
+            let address = leader.as_ref().map(|(_, member)| member.api.to_string());
+            let leader = ("leader_address", address.unwrap_or_default());
+            let code = Code::FailedPrecondition;
+            error::status_with(code, reason::NOT_LEADER, text, Retry::Never, leader)
         }
         SubmitError::OutcomeUnknown { .. } => {
             error::status(Code::Unavailable, reason::OUTCOME_UNKNOWN, text, Retry::After(PAUSE))
@@ -83,9 +98,52 @@ pub fn draining() -> Status {
 }
 
 /// The call took too long.
-pub fn deadline(limit: Duration) -> Status {
-    let text = format!("not answered within {limit:?}; a write may still take effect");
-    error::status(Code::DeadlineExceeded, reason::OUTCOME_UNKNOWN, text, Retry::After(PAUSE))
+pub fn deadline(limit: Duration, is_read: bool) -> Status {
+    let (reason, text) = match is_read {
+        true => (DEADLINE, format!("not answered within {limit:?}")),
+        false => {
+            let text = format!("not answered within {limit:?}; the change may still be made");
+            (reason::OUTCOME_UNKNOWN, text)
+        }
+    };
+    error::status(Code::DeadlineExceeded, reason, text, Retry::After(PAUSE))
+}
+
+/// This node has nothing to tell: it has never had any state.
+pub fn no_state() -> Status {
+    let text = "this node has no state yet: it belongs to no cluster, or is about to join one; \
+                ask another one";
+    error::status(Code::Unavailable, reason::STALE_REPLICA, text, Retry::After(PAUSE * 5))
+}
+
+/// What tonic refused by itself, with the code and the reason of this table; `None` where it has them already.
+pub fn dressed(bare: Status) -> Option<Status> {
+    let text = bare.message();
+    if !bare.details().is_empty() {
+        return None;
+    }
+    let invalid = |text: String| {
+        let code = Code::InvalidArgument;
+        Some(error::status(code, reason::INVALID_REQUEST, text, Retry::Never))
+    };
+    match bare.code() {
+        Code::OutOfRange if text.contains("message length too large") => {
+            let text = format!("the request is too large: {text}");
+            let code = Code::ResourceExhausted;
+            Some(error::status(code, reason::TOO_LARGE, text, Retry::Never))
+        }
+        // Bytes that are no message, a frame that ends too early, an unknown compression.
+        Code::Internal if MALFORMED.iter().any(|begin| text.contains(begin)) => {
+            invalid(format!("the request is malformed: {text}"))
+        }
+        Code::InvalidArgument => invalid(text.to_owned()),
+        Code::Unimplemented => {
+            let text = if text.is_empty() { "there is no such method" } else { text };
+            let code = Code::Unimplemented;
+            Some(error::status(code, reason::UNIMPLEMENTED, text, Retry::Never))
+        }
+        _ => None,
+    }
 }
 
 /// Behind the bound that the caller gave.

@@ -3,7 +3,7 @@
 
 use super::time::millis;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::Duration,
 };
 
@@ -24,9 +24,9 @@ struct Wait {
 impl Evictions {
     /// An instance is expired since `now`, unless it is known to be already; it is removed `after`.
     pub fn expired(&mut self, generation: u64, now: u64, after: Duration) {
-        if !self.waiting.contains_key(&generation) {
-            let at = now.saturating_add(millis(after));
-            self.waiting.insert(generation, Wait { since: now, at });
+        let at = now.saturating_add(millis(after));
+        if let Entry::Vacant(new) = self.waiting.entry(generation) {
+            new.insert(Wait { since: now, at });
             self.by_time.insert((at, generation));
         }
     }

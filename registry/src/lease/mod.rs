@@ -20,7 +20,7 @@ pub mod time;
 use crate::{
     host::Host,
     raft::{Published, Replica, SubmitError, leadership::Leadership},
-    view::View,
+    view::{Follower, View},
 };
 use checkpoint::Clear;
 use rollcall_core::{
@@ -136,8 +136,18 @@ impl Leases {
         (leases, tasks)
     }
 
-    /// Follows what was applied. To be called for every batch, by the thread that applies.
-    pub fn follow(&self, published: &Published) {
+    /// Follows what was applied: to be called for every batch, by the thread that applies. It does not keep the module
+    /// alive, which itself holds the view that calls it.
+    pub fn follower(&self) -> Follower {
+        let leases = Arc::downgrade(&self.0);
+        Box::new(move |published| {
+            if let Some(leases) = leases.upgrade() {
+                Self(leases).follow(published);
+            }
+        })
+    }
+
+    fn follow(&self, published: &Published) {
         self.0.table.follow(&published.state, &published.changes);
         self.follow_protection(&published.changes);
     }

@@ -295,7 +295,7 @@ mod tests {
         // The first look at each puts it into the queue.
         assert!(futures_util::poll!(waiting.next()).is_pending());
         assert_eq!(asks.len(), QUEUE);
-        let refused = tokio::time::timeout(Duration::from_secs(5), relay.ask(vec![1])).await;
+        let refused = timeout(Duration::from_secs(5), relay.ask(vec![1])).await;
         assert_eq!(refused, Ok(Err(NotAcknowledged)));
         drop(asks);
         assert_eq!(waiting.next().await, Some(Err(NotAcknowledged)));

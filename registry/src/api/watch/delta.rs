@@ -1,31 +1,26 @@
 //! The difference between two states of a service as a watcher sees it, encoded once and shared by all that need it.
 
-use crate::api::answer::{WATCH_INSTANCES, encode_instance};
+use crate::api::{
+    answer::{WATCH_INSTANCES, encode_instance},
+    kept::{Kept, Weigh},
+};
 use bytes::{Bytes, BytesMut};
-use dashmap::DashMap;
 use imbl::ordmap::DiffItem;
 use prost::{Message, encoding};
 use rollcall_core::{
     Service, State,
     name::{InstanceId, InstanceName, ServiceName},
-    query::{Filter, fails_open, select},
-    record::{Event, Record, Subject},
+    query::{Filter, HealthFilter, fails_open, select},
+    record::{Reason, Record},
 };
 use rollcall_proto::{convert, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{BuildHasherDefault, DefaultHasher},
     sync::Arc,
 };
 
 /// Largest part of a snapshot, by its instances.
 const PART_BYTES: usize = 1 << 20;
-/// Messages kept per service; the oldest goes first.
-const KEPT: usize = 16;
-/// Services with kept messages; beyond, all are dropped and made again.
-const SERVICES: usize = 100_000;
-/// Shards of the map: fixed, so that its behaviour does not depend on the machine.
-const SHARDS: usize = 64;
 /// Field numbers of `WatchResponse.snapshot` and `.delta`.
 const SNAPSHOT: u32 = 4;
 const DELTA: u32 = 5;
@@ -51,12 +46,20 @@ impl SeenService {
         }
     }
 
-    fn exists(&self) -> bool {
+    /// Whether it has instances or a policy.
+    pub fn exists(&self) -> bool {
         self.service.as_ref().is_some_and(|service| !service.is_idle())
     }
 
-    fn fails_open(&self) -> bool {
-        self.service.as_ref().is_some_and(|service| fails_open(service))
+    fn fails_open(&self, filter: &Filter) -> bool {
+        filter.health != HealthFilter::Any
+            && self.service.as_ref().is_some_and(|service| fails_open(service))
+    }
+
+    /// Whether it may fail open by its policy.
+    pub fn may_fail_open(&self) -> bool {
+        let policy = self.service.as_ref().and_then(|service| service.policy.as_ref());
+        policy.is_some_and(|policy| policy.fail_open_below.is_some())
     }
 
     /// Whether nothing at all has changed.
@@ -72,32 +75,31 @@ struct Key {
     filter: Filter,
     /// `None` = a snapshot.
     from: Option<(u64, bool)>,
-    to: (u64, bool),
+    /// Whether it stood under protection; the revision is that of all that is kept.
+    protected: bool,
 }
 
 type Messages = Arc<[Bytes]>;
 
-/// Messages of a node that watchers share.
-#[derive(Debug)]
-pub struct Messenger {
-    services: DashMap<ServiceName, Vec<(Key, Messages)>, BuildHasherDefault<DefaultHasher>>,
-}
-
-impl Default for Messenger {
-    fn default() -> Self {
-        let services = DashMap::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS);
-        Self { services }
+impl Weigh for Messages {
+    fn bytes(&self) -> usize {
+        self.iter().map(Bytes::len).sum()
     }
 }
+
+/// Messages of a node that watchers share.
+#[derive(Debug, Default)]
+pub struct Messenger(Kept<Key, Messages>);
 
 impl Messenger {
     /// The state of a service in parts of at most 1 MiB.
     pub fn snapshot(&self, name: &ServiceName, now: &SeenService, filter: &Filter) -> Messages {
-        let key = Key { filter: filter.clone(), from: None, to: (now.revision, now.protected) };
-        self.shared(name, key, || snapshot(name, now, filter))
+        let key = Key { filter: filter.clone(), from: None, protected: now.protected };
+        self.0.get(name, now.revision, key, |key| snapshot(name, now, &key.filter).into())
     }
 
-    /// What changed between two looks; empty where the watcher sees no difference.
+    /// What changed between two looks; empty where the watcher sees no difference. `state` tells why something went;
+    /// it may be newer than `now`.
     pub fn delta(
         &self,
         name: &ServiceName,
@@ -106,39 +108,19 @@ impl Messenger {
         state: &State,
         filter: &Filter,
     ) -> Messages {
-        let from = (before.revision, before.protected);
-        let to = (now.revision, now.protected);
-        let key = Key { filter: filter.clone(), from: Some(from), to };
-        self.shared(name, key, || {
+        let from = Some((before.revision, before.protected));
+        let key = Key { filter: filter.clone(), from, protected: now.protected };
+        self.0.get(name, now.revision, key, |key| {
+            let filter = &key.filter;
             let change = change(before, now, filter);
             let flags = before.protected != now.protected
                 || before.exists() != now.exists()
-                || before.fails_open() != now.fails_open();
+                || before.fails_open(filter) != now.fails_open(filter);
             if change.is_empty() && !flags {
-                return Vec::new();
+                return Vec::new().into();
             }
-            vec![encode_delta(name, now, state, &change)]
+            vec![encode_delta(name, now, state, filter, &change)].into()
         })
-    }
-
-    fn shared(&self, name: &ServiceName, key: Key, make: impl FnOnce() -> Vec<Bytes>) -> Messages {
-        if let Some(kept) = self.services.get(name)
-            && let Some((_, messages)) = kept.iter().find(|(known, _)| *known == key)
-        {
-            return messages.clone();
-        }
-        let messages: Messages = make().into();
-        if self.services.len() >= SERVICES && !self.services.contains_key(name) {
-            self.services.clear();
-        }
-        let mut kept = self.services.entry(name.clone()).or_default();
-        // What led to another revision than the newest is of use to nobody much longer.
-        kept.retain(|(known, _)| known.to.0 >= key.to.0);
-        if kept.len() >= KEPT {
-            kept.remove(0);
-        }
-        kept.push((key, messages.clone()));
-        messages
     }
 }
 
@@ -156,7 +138,7 @@ impl ServiceChange {
 
 fn change(before: &SeenService, now: &SeenService, filter: &Filter) -> ServiceChange {
     let mut change = ServiceChange::default();
-    if before.fails_open() || now.fails_open() {
+    if before.fails_open(filter) || now.fails_open(filter) {
         let visible = |seen: &SeenService| -> BTreeMap<InstanceId, Arc<Record>> {
             let records = seen.service.as_ref().map(|service| select(service, filter).records);
             let records = records.unwrap_or_default().into_iter();
@@ -202,25 +184,16 @@ fn change(before: &SeenService, now: &SeenService, filter: &Filter) -> ServiceCh
     change
 }
 
-/// What a watcher that resumes has missed, told by the events since. It may be told of the removal of an instance
-/// that it never saw; that is harmless, and better than to keep what every watcher saw.
+/// What a watcher that resumes has missed of a service that did not fail open meanwhile, told by the instances that
+/// were touched. It may be told of the removal of an instance that it never saw; that is harmless, and better than to
+/// keep what every watcher saw.
 pub fn missed(
     name: &ServiceName,
     now: &SeenService,
     state: &State,
     filter: &Filter,
-    events: &[Arc<Event>],
-) -> Vec<Bytes> {
-    if now.fails_open() {
-        return snapshot(name, now, filter);
-    }
-    let touched: BTreeSet<&InstanceId> = events
-        .iter()
-        .filter_map(|event| match &event.subject {
-            Subject::Instance(instance) if instance.service == *name => Some(&instance.id),
-            Subject::Instance(_) | Subject::Policy(_) | Subject::Protection(_) => None,
-        })
-        .collect();
+    touched: &BTreeSet<InstanceId>,
+) -> Bytes {
     let mut change = ServiceChange::default();
     for id in touched {
         let record = now.service.as_ref().and_then(|service| service.instances.get(id));
@@ -229,7 +202,7 @@ pub fn missed(
             None => change.removed.push(id.clone()),
         }
     }
-    vec![encode_delta(name, now, state, &change)]
+    encode_delta(name, now, state, filter, &change)
 }
 
 fn wire_name(name: &ServiceName) -> v1::ServiceName {
@@ -284,30 +257,45 @@ fn snapshot(name: &ServiceName, now: &SeenService, filter: &Filter) -> Vec<Bytes
     parts
 }
 
+/// Why an instance is no longer in the list.
+fn removal(
+    name: &ServiceName,
+    now: &SeenService,
+    state: &State,
+    id: &InstanceId,
+) -> v1::watch_response::Removal {
+    let listed = now.service.as_ref().and_then(|service| service.instances.get(id));
+    let reason: Option<Reason> = match listed {
+        Some(record) => record.history.events().last().map(|event| event.reason),
+        None => {
+            let instance = InstanceName { service: name.clone(), id: id.clone() };
+            let buried = state.tombstone(&instance).map(|tombstone| tombstone.reason);
+            // The state may be newer, and the instance back.
+            buried.or_else(|| {
+                let events = state.instance(&instance)?.history.events();
+                events.iter().rev().find(|event| event.to.is_none()).map(|event| event.reason)
+            })
+        }
+    };
+    v1::watch_response::Removal {
+        instance_id: id.to_string(),
+        reason: reason.map_or(v1::EventReason::Unspecified, convert::event_reason).into(),
+        still_registered: listed.is_some(),
+    }
+}
+
 fn encode_delta(
     name: &ServiceName,
     now: &SeenService,
     state: &State,
+    filter: &Filter,
     change: &ServiceChange,
 ) -> Bytes {
-    let removed = change.removed.iter().map(|id| {
-        let instance = InstanceName { service: name.clone(), id: id.clone() };
-        let live = state.instance(&instance);
-        let last = match live {
-            Some(record) => record.history.events().last().map(|event| event.reason),
-            None => state.tombstone(&instance).map(|tombstone| tombstone.reason),
-        };
-        v1::watch_response::Removal {
-            instance_id: id.to_string(),
-            reason: last.map_or(v1::EventReason::Unspecified, convert::event_reason).into(),
-            still_registered: live.is_some(),
-        }
-    });
     let head = v1::watch_response::Delta {
         service_exists: now.exists(),
-        fail_open: now.fails_open(),
+        fail_open: now.fails_open(filter),
         protected: now.protected,
-        removed: removed.collect(),
+        removed: change.removed.iter().map(|id| removal(name, now, state, id)).collect(),
         upserted: Vec::new(),
     };
     let mut delta = BytesMut::from(&head.encode_to_vec()[..]);

@@ -1,9 +1,10 @@
-//! Who must look again after a batch was applied.
+//! Who must look again after batches were applied.
 //!
-//! Each watcher has a set of services that changed since it last looked. A watcher that does not read costs that set
-//! and nothing else: it skips intermediate states, never the final one, and never blocks anyone.
+//! The thread that applies leaves the names of what changed here and goes on. One task marks the watchers, and then
+//! settles the state: whoever sees a settled state and no mark has been told of everything in it. A watcher that does
+//! not read costs a set of names: it skips intermediate states, never the final one, and never blocks anyone.
 
-use crate::raft::Published;
+use crate::{raft::Published, view::Seen};
 use rollcall_core::{
     name::{Label, ServiceName},
     record::{Scope, Subject},
@@ -12,7 +13,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+/// Changed services that wait for the task that marks; beyond, every watcher looks at everything.
+const PENDING_MAX: usize = 10_000;
 
 /// What a watcher watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +44,32 @@ impl Target {
     }
 }
 
-/// What changed since a watcher last looked.
+/// What changed since somebody last looked.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Dirty {
     /// These services.
     pub services: BTreeSet<ServiceName>,
     /// Anything may have changed.
     pub all: bool,
+    /// By this revision.
+    pub until: u64,
+}
+
+impl Dirty {
+    fn is_clean(&self) -> bool {
+        !self.all && self.services.is_empty()
+    }
+
+    /// Adds what `later` tells.
+    pub fn merge(&mut self, later: Self) {
+        self.until = self.until.max(later.until);
+        if later.all {
+            self.all = true;
+            self.services.clear();
+        } else if !self.all {
+            self.services.extend(later.services);
+        }
+    }
 }
 
 /// The mark of one watcher.
@@ -57,22 +80,36 @@ pub struct Mark {
 }
 
 impl Mark {
-    fn set(&self, name: Option<&ServiceName>) {
-        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, Dirty> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks a service, or everything. Whether it was clean before, and its watcher must be woken.
+    fn set(&self, name: Option<&ServiceName>, until: u64) -> bool {
+        let mut dirty = self.lock();
+        let was_clean = dirty.is_clean();
+        dirty.until = until;
         match name {
             Some(name) if !dirty.all => {
                 dirty.services.insert(name.clone());
             }
             Some(_) => {}
-            None => *dirty = Dirty { services: BTreeSet::new(), all: true },
+            None => {
+                dirty.services.clear();
+                dirty.all = true;
+            }
         }
-        drop(dirty);
-        self.wake.notify_one();
+        was_clean
     }
 
     /// Takes what changed; what changes from now on is marked anew.
     pub fn take(&self) -> Dirty {
-        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether nothing changed.
+    pub fn is_clean(&self) -> bool {
+        self.lock().is_clean()
     }
 
     /// Waits until something changes.
@@ -81,20 +118,61 @@ impl Mark {
     }
 }
 
+type Marks = BTreeMap<u64, Arc<Mark>>;
+
 #[derive(Debug, Default)]
 struct Watchers {
     next: u64,
     count: usize,
-    services: BTreeMap<ServiceName, BTreeMap<u64, Arc<Mark>>>,
-    patterns: BTreeMap<(Label, Arc<str>), BTreeMap<u64, Arc<Mark>>>,
+    services: BTreeMap<ServiceName, Marks>,
+    /// By namespace and beginning of the name.
+    patterns: BTreeMap<Label, BTreeMap<Arc<str>, Marks>>,
+}
+
+impl Watchers {
+    /// Marks those who watch what changed; returns those that must be woken.
+    fn mark(&self, dirty: &Dirty) -> Vec<Arc<Mark>> {
+        let mut woken = Vec::new();
+        let mut set = |marks: Option<&Marks>, name: Option<&ServiceName>| {
+            let marks = marks.into_iter().flat_map(BTreeMap::values);
+            woken.extend(marks.filter(|mark| mark.set(name, dirty.until)).cloned());
+        };
+        if dirty.all {
+            let patterns = self.patterns.values().flat_map(BTreeMap::values);
+            self.services.values().chain(patterns).for_each(|marks| set(Some(marks), None));
+            return woken;
+        }
+        for name in &dirty.services {
+            set(self.services.get(name), Some(name));
+            let Some(patterns) = self.patterns.get(&name.namespace) else { continue };
+            let text = name.service.as_str();
+            for end in 0..=text.len() {
+                set(patterns.get(&text[..end]), Some(name));
+            }
+        }
+        woken
+    }
+}
+
+/// What was applied and is not marked yet.
+#[derive(Debug, Default)]
+struct Pending {
+    dirty: Dirty,
+    state: Option<Arc<Seen>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    watchers: Mutex<Watchers>,
+    pending: Mutex<Pending>,
+    wake: Notify,
+    settled: watch::Sender<Arc<Seen>>,
+    limit: usize,
 }
 
 /// All watchers of a node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Hub {
-    watchers: Arc<Mutex<Watchers>>,
-    limit: usize,
-}
+pub struct Hub(Arc<Inner>);
 
 /// A watcher's place in the hub; it leaves when dropped.
 #[derive(Debug)]
@@ -107,13 +185,19 @@ pub struct Subscription {
 }
 
 impl Hub {
-    /// A hub for at most `limit` watchers.
-    pub fn new(limit: usize) -> Self {
-        Self { watchers: Arc::default(), limit }
+    /// A hub for at most `limit` watchers, which see `seen` until more is applied.
+    pub fn new(limit: usize, seen: Arc<Seen>) -> Self {
+        let (watchers, pending) = (Mutex::default(), Mutex::default());
+        let settled = watch::Sender::new(seen);
+        Self(Arc::new(Inner { watchers, pending, wake: Notify::new(), settled, limit }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Watchers> {
-        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watchers at the moment.
@@ -128,13 +212,14 @@ impl Hub {
 
     /// The most watchers there can be.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.0.limit
     }
 
-    /// Adds a watcher; `None` where there are too many.
-    pub fn subscribe(&self, target: Target) -> Option<Subscription> {
+    /// A place for one more watcher, unless all are taken, and the state that it begins with: what comes later than
+    /// that will mark it.
+    pub fn subscribe(&self, target: Target) -> Option<(Subscription, Arc<Seen>)> {
         let mut watchers = self.lock();
-        if watchers.count >= self.limit {
+        if watchers.count >= self.0.limit {
             return None;
         }
         watchers.count += 1;
@@ -147,44 +232,74 @@ impl Hub {
                 }
             }
             Target::Pattern { namespace, prefix } => {
-                let key = (namespace.clone(), prefix.clone());
-                watchers.patterns.entry(key).or_default().insert(id, mark.clone());
+                let patterns = watchers.patterns.entry(namespace.clone()).or_default();
+                patterns.entry(prefix.clone()).or_default().insert(id, mark.clone());
             }
         }
+        let seen = self.settled();
         drop(watchers);
-        Some(Subscription { hub: self.clone(), id, target, mark })
+        Some((Subscription { hub: self.clone(), id, target, mark }, seen))
     }
 
-    /// Marks those who watch what a batch changed. Called by the thread that applies.
+    /// Takes what a batch changed. Called by the thread that applies: it only leaves the names here.
     pub fn follow(&self, published: &Published) {
-        let everything = published.restored
-            || published
-                .changes
-                .iter()
-                .any(|event| matches!(event.subject, Subject::Protection(Scope::Cluster)));
-        let watchers = self.lock();
-        if everything {
-            let marks = watchers.services.values().chain(watchers.patterns.values());
-            marks.flat_map(BTreeMap::values).for_each(|mark| mark.set(None));
+        if published.changes.is_empty() && !published.restored {
             return;
         }
-        let changed: BTreeSet<&ServiceName> =
-            published.changes.iter().filter_map(|event| event.subject.service()).collect();
-        for name in changed {
-            for mark in watchers.services.get(name).into_iter().flat_map(BTreeMap::values) {
-                mark.set(Some(name));
-            }
-            if watchers.patterns.is_empty() {
-                continue;
-            }
-            let text = name.service.as_str();
-            for end in 0..=text.len() {
-                let key = (name.namespace.clone(), Arc::from(&text[..end]));
-                for mark in watchers.patterns.get(&key).into_iter().flat_map(BTreeMap::values) {
-                    mark.set(Some(name));
+        let mut pending = self.pending();
+        let (state, applied_index) = (published.state.clone(), published.applied_index);
+        let cluster = |subject: &Subject| matches!(subject, Subject::Protection(Scope::Cluster));
+        let dirty = &mut pending.dirty;
+        dirty.until = state.revision();
+        dirty.all |= published.restored
+            || published.changes.iter().any(|event| cluster(&event.subject))
+            || dirty.services.len() > PENDING_MAX;
+        if dirty.all {
+            dirty.services.clear();
+        } else {
+            let names = published.changes.iter().filter_map(|event| event.subject.service());
+            for name in names {
+                if !dirty.services.contains(name) {
+                    dirty.services.insert(name.clone());
                 }
             }
         }
+        pending.state = Some(Arc::new(Seen { state, applied_index }));
+        drop(pending);
+        self.0.wake.notify_one();
+    }
+
+    /// Marks the watchers, batch after batch. To be spawned by the node.
+    pub async fn run(self) {
+        loop {
+            self.0.wake.notified().await;
+            self.settle();
+        }
+    }
+
+    fn settle(&self) {
+        let Pending { dirty, state } = std::mem::take(&mut *self.pending());
+        let Some(state) = state else { return };
+        let watchers = self.lock();
+        let woken = watchers.mark(&dirty);
+        // Under the lock: who subscribes is either marked, or begins with this state.
+        self.0.settled.send_replace(state);
+        drop(watchers);
+        for mark in woken {
+            mark.wake.notify_one();
+        }
+    }
+
+    /// The newest state up to which everybody is marked.
+    pub fn settled(&self) -> Arc<Seen> {
+        self.0.settled.borrow().clone()
+    }
+
+    /// Waits until the settled state shows `revision`. The caller brings the deadline.
+    pub async fn reached(&self, revision: u64) {
+        let mut settled = self.0.settled.subscribe();
+        // The sender lives as long as this hub: waiting cannot fail.
+        let _ = settled.wait_for(|seen| seen.state.revision() >= revision).await;
     }
 
     fn leave(&self, id: u64, target: &Target) {
@@ -193,23 +308,26 @@ impl Hub {
         match target {
             Target::Services(names) => {
                 for name in names {
-                    if let Some(marks) = watchers.services.get_mut(name) {
-                        marks.remove(&id);
-                        if marks.is_empty() {
-                            watchers.services.remove(name);
-                        }
-                    }
+                    leave(&mut watchers.services, name, id);
                 }
             }
             Target::Pattern { namespace, prefix } => {
-                let key = (namespace.clone(), prefix.clone());
-                if let Some(marks) = watchers.patterns.get_mut(&key) {
-                    marks.remove(&id);
-                    if marks.is_empty() {
-                        watchers.patterns.remove(&key);
+                if let Some(patterns) = watchers.patterns.get_mut(namespace) {
+                    leave(patterns, prefix, id);
+                    if patterns.is_empty() {
+                        watchers.patterns.remove(namespace);
                     }
                 }
             }
+        }
+    }
+}
+
+fn leave<K: Ord>(all: &mut BTreeMap<K, Marks>, key: &K, id: u64) {
+    if let Some(marks) = all.get_mut(key) {
+        marks.remove(&id);
+        if marks.is_empty() {
+            all.remove(key);
         }
     }
 }
@@ -239,6 +357,14 @@ mod tests {
         ServiceName::parse("", text).unwrap()
     }
 
+    fn seen() -> Arc<Seen> {
+        Arc::new(Seen { state: State::new(1), applied_index: 0 })
+    }
+
+    fn hub(limit: usize) -> Hub {
+        Hub::new(limit, seen())
+    }
+
     fn changed(names: &[&str]) -> Published {
         let event = |text: &&str| {
             Arc::new(Event {
@@ -263,39 +389,81 @@ mod tests {
 
     #[test]
     fn a_watcher_is_marked_for_its_services_only() {
-        let hub = Hub::new(10);
-        let web = hub.subscribe(services(&["web", "api"])).unwrap();
+        let hub = hub(10);
+        let web = hub.subscribe(services(&["web", "api"])).unwrap().0;
         hub.follow(&changed(&["db", "web"]));
+        hub.settle();
         assert_eq!(web.mark.take().services, BTreeSet::from([name("web")]));
         assert_eq!(web.mark.take(), Dirty::default());
     }
 
     #[test]
+    fn batches_that_nobody_has_marked_yet_come_together_and_settle_as_one() {
+        let hub = hub(10);
+        let (web, began) = hub.subscribe(services(&["web", "api"])).unwrap();
+        for (index, service) in (1..).zip(["db", "web", "api"]) {
+            hub.follow(&Published { applied_index: index, ..changed(&[service]) });
+        }
+        assert!(web.mark.is_clean());
+        assert_eq!(hub.settled().applied_index, began.applied_index);
+        hub.settle();
+        assert_eq!(hub.settled().applied_index, 3);
+        assert_eq!(web.mark.take().services, BTreeSet::from([name("web"), name("api")]));
+    }
+
+    #[test]
+    fn too_many_names_at_once_become_everything() {
+        let hub = hub(10);
+        let (web, _) = hub.subscribe(services(&["web"])).unwrap();
+        for batch in 0..=PENDING_MAX / 100 + 1 {
+            let names: Vec<String> = (0..100).map(|n| format!("s{}", batch * 100 + n)).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            hub.follow(&changed(&names));
+        }
+        assert!(hub.pending().dirty.services.len() <= PENDING_MAX);
+        hub.settle();
+        assert!(web.mark.take().all);
+    }
+
+    #[test]
+    fn a_restore_after_single_changes_leaves_no_single_names() {
+        let mut dirty = Dirty { services: BTreeSet::from([name("web")]), all: false, until: 3 };
+        dirty.merge(Dirty { all: true, until: 5, ..Dirty::default() });
+        dirty.merge(Dirty { services: BTreeSet::from([name("api")]), all: false, until: 7 });
+        assert_eq!(dirty, Dirty { services: BTreeSet::new(), all: true, until: 7 });
+    }
+
+    #[test]
     fn a_pattern_covers_names_that_begin_so_in_its_namespace() {
-        let hub = Hub::new(10);
+        let hub = hub(10);
         let namespace = Label::default_namespace();
         let target = Target::Pattern { namespace, prefix: "web".into() };
-        let watcher = hub.subscribe(target).unwrap();
+        let watcher = hub.subscribe(target).unwrap().0;
         hub.follow(&changed(&["we", "web", "web-1", "xweb"]));
+        hub.settle();
         assert_eq!(watcher.mark.take().services, BTreeSet::from([name("web"), name("web-1")]));
     }
 
     #[test]
     fn a_restore_marks_everything() {
-        let hub = Hub::new(10);
-        let watcher = hub.subscribe(services(&["web"])).unwrap();
+        let hub = hub(10);
+        let watcher = hub.subscribe(services(&["web"])).unwrap().0;
         hub.follow(&Published { restored: true, ..changed(&[]) });
+        hub.settle();
         assert!(watcher.mark.take().all);
     }
 
     #[test]
     fn the_limit_counts_those_that_are_there() {
-        let hub = Hub::new(1);
+        let hub = hub(1);
         let first = hub.subscribe(services(&["web"])).unwrap();
         assert!(hub.subscribe(services(&["web"])).is_none());
         drop(first);
         assert!(hub.is_empty());
         assert!(hub.lock().services.is_empty());
+        let namespace = Label::default_namespace();
+        drop(hub.subscribe(Target::Pattern { namespace, prefix: "".into() }));
+        assert!(hub.lock().patterns.is_empty());
         assert!(hub.subscribe(services(&["web"])).is_some());
     }
 }

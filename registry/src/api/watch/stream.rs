@@ -1,22 +1,23 @@
 //! One watcher: a snapshot of each service, then deltas, with bookmarks where it is safe to resume.
 //!
 //! Work is done when the transport asks for the next message, and no sooner: a connection that does not read holds
-//! one message and a set of names.
+//! one message, what it watches as it was sent and is to be sent, and a set of names. Within a round, which shows one
+//! state, the lowest revision is sent first, so the revision of a stream goes back only where cluster-wide protection
+//! begins or ends, which touches services without changing their revision.
 
 use super::{
     delta::{Messenger, SeenService, missed},
-    hub::{Subscription, Target},
+    hub::{Dirty, Subscription, Target},
 };
 use crate::{
-    api::{Api, codec::Encoded, status},
+    api::{Api, codec::Encoded, read::by_prefix, status},
     view::Seen,
 };
 use bytes::Bytes;
-use prost::Message;
 use rollcall_core::{
     State,
-    name::ServiceName,
-    query::Filter,
+    name::{InstanceId, ServiceName},
+    query::{Filter, HealthFilter},
     record::{Event, Scope, Subject},
 };
 use rollcall_proto::{
@@ -31,15 +32,49 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+/// After a change a bookmark comes at the latest after this, so that the token of a busy watch is new and a calm one
+/// soon knows that it has everything.
+const SETTLED: Duration = Duration::from_millis(250);
+
 /// What is sent of a service in this round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Form {
     /// The whole of it.
     Snapshot,
     /// The difference to what was sent last.
     Delta,
-    /// The difference by the events since the resume token.
-    Missed,
+    /// The difference by the instances that were touched since the resume token.
+    Missed(BTreeSet<InstanceId>),
+}
+
+/// A service to be sent.
+#[derive(Debug)]
+struct Item {
+    name: ServiceName,
+    now: SeenService,
+    form: Form,
+}
+
+/// One look at one state.
+#[derive(Debug)]
+struct Round {
+    revision: u64,
+    epoch: u32,
+    /// As of when the node was in step, by its monotonic clock.
+    fresh: Option<Duration>,
+    /// Still to be sent, lowest revision first.
+    items: VecDeque<Item>,
+    /// The first one ends with a bookmark, others where one is due.
+    first: bool,
+    /// Whether anything was sent.
+    told: bool,
+}
+
+/// What happened to a service since a resume token.
+#[derive(Debug, Default)]
+struct Touched {
+    instances: BTreeSet<InstanceId>,
+    policy: bool,
 }
 
 /// One running watch.
@@ -51,22 +86,20 @@ pub struct Watcher {
     filter: Filter,
     bookmark_every: Duration,
     bookmark_at: Instant,
-    /// How each watched service was last sent.
+    /// How each watched service was last sent. Of a pattern only those that exist.
     sent: BTreeMap<ServiceName, SeenService>,
-    /// The round at hand: one state, and the services still to be sent from it, lowest revision first.
-    round: Option<Arc<Seen>>,
-    pending: VecDeque<(ServiceName, Form)>,
-    /// Events since the resume token, while a resumed watch begins.
-    since: Vec<Arc<Event>>,
+    round: Option<Round>,
     /// Messages of the service at hand.
     outbox: VecDeque<Bytes>,
 }
 
 impl Watcher {
-    /// Begins a watch, from `resume` where the journal covers it, else with snapshots.
+    /// Begins a watch, from `resume` where the journal covers it, else with snapshots. `fresh`: as of when this node
+    /// was in step, asked before the subscription.
     pub fn start(
         api: Api,
-        subscription: Subscription,
+        fresh: Option<Duration>,
+        (subscription, seen): (Subscription, Arc<Seen>),
         filter: Filter,
         bookmark_every: Duration,
         resume: Option<Token>,
@@ -80,78 +113,102 @@ impl Watcher {
             bookmark_at: Instant::now() + bookmark_every,
             sent: BTreeMap::new(),
             round: None,
-            pending: VecDeque::new(),
-            since: Vec::new(),
             outbox: VecDeque::new(),
         };
-        watcher.begin(resume);
+        let state = &seen.state;
+        let touched = resume.as_ref().and_then(|token| watcher.touched(state, token));
+        let items = match touched {
+            Some(touched) => watcher.resumed(state, touched),
+            None => watcher.afresh(state),
+        };
+        watcher.plan(&seen, fresh, items, true);
         watcher
     }
 
-    fn begin(&mut self, resume: Option<Token>) {
-        // Subscribed before this look: what comes later marks the watcher.
-        let seen = self.api.view().seen();
-        let state = &seen.state;
-        let names = self.watched(state);
-        let events = resume.filter(|token| token.epoch == state.epoch()).and_then(|token| {
-            let events = state.events_after(token.revision)?;
-            Some(events.cloned().collect::<Vec<_>>())
-        });
-        let forms: Vec<(ServiceName, Form)> = match &events {
-            None => names.into_iter().map(|name| (name, Form::Snapshot)).collect(),
-            Some(events) => {
-                let touched = self.touched(state, events);
-                for name in names.difference(&touched) {
-                    self.sent.insert(name.clone(), SeenService::now(state, name));
-                }
-                touched.into_iter().map(|name| (name, Form::Missed)).collect()
-            }
+    fn is_pattern(&self) -> bool {
+        matches!(self.subscription.target(), Target::Pattern { .. })
+    }
+
+    fn afresh(&self, state: &State) -> Vec<Item> {
+        let item = |name: ServiceName| Item {
+            now: SeenService::now(state, &name),
+            name,
+            form: Form::Snapshot,
         };
-        self.since = events.unwrap_or_default();
-        self.plan(&seen, forms);
+        watched(self.subscription.target(), state).into_iter().map(item).collect()
     }
 
-    fn watched(&self, state: &State) -> BTreeSet<ServiceName> {
-        match self.subscription.target() {
-            Target::Services(names) => names.clone(),
-            Target::Pattern { namespace, prefix } => {
-                let covered = state.services().keys().filter(|name| {
-                    name.namespace == *namespace && name.service.as_str().starts_with(&**prefix)
-                });
-                covered.cloned().collect()
+    /// What happened since the token, by service; `None` where the journal does not tell.
+    fn touched(&self, state: &State, token: &Token) -> Option<BTreeMap<ServiceName, Touched>> {
+        if token.epoch != state.epoch() || token.revision > state.revision() {
+            return None;
+        }
+        let target = self.subscription.target();
+        let mut touched: BTreeMap<ServiceName, Touched> = BTreeMap::new();
+        for event in state.events_after(token.revision)? {
+            let event: &Event = event;
+            if event.subject == Subject::Protection(Scope::Cluster) {
+                for name in watched(target, state) {
+                    touched.entry(name).or_default();
+                }
+                continue;
+            }
+            let Some(name) = event.subject.service().filter(|name| target.covers(name)) else {
+                continue;
+            };
+            let service = touched.entry(name.clone()).or_default();
+            match &event.subject {
+                Subject::Instance(instance) => {
+                    service.instances.insert(instance.id.clone());
+                }
+                Subject::Policy(_) => service.policy = true,
+                Subject::Protection(_) => {}
             }
         }
+        Some(touched)
     }
 
-    fn touched(&self, state: &State, events: &[Arc<Event>]) -> BTreeSet<ServiceName> {
-        let all = events.iter().any(|e| e.subject == Subject::Protection(Scope::Cluster));
-        if all {
-            return self.watched(state);
+    fn resumed(&mut self, state: &State, touched: BTreeMap<ServiceName, Touched>) -> Vec<Item> {
+        for name in watched(self.subscription.target(), state) {
+            if !touched.contains_key(&name) {
+                let now = SeenService::now(state, &name);
+                self.sent.insert(name, now);
+            }
         }
-        let names = events.iter().filter_map(|event| event.subject.service());
-        names.filter(|name| self.subscription.target().covers(name)).cloned().collect()
+        let item = |(name, touched): (ServiceName, Touched)| {
+            let now = SeenService::now(state, &name);
+            // Where it may have failed open, the list held instances that nothing has happened to since.
+            let opens =
+                self.filter.health != HealthFilter::Any && (touched.policy || now.may_fail_open());
+            let form = if opens { Form::Snapshot } else { Form::Missed(touched.instances) };
+            Item { name, now, form }
+        };
+        touched.into_iter().map(item).collect()
     }
 
-    /// Lowest revision first, so that the revision of a stream never goes back.
-    fn plan(&mut self, seen: &Arc<Seen>, mut forms: Vec<(ServiceName, Form)>) {
-        forms.sort_by_cached_key(|(name, _)| (seen.state.service_revision(name), name.clone()));
-        self.pending = forms.into();
-        self.round = Some(seen.clone());
+    fn plan(&mut self, seen: &Seen, fresh: Option<Duration>, mut items: Vec<Item>, first: bool) {
+        items.sort_by(|a, b| (a.now.revision, &a.name).cmp(&(b.now.revision, &b.name)));
+        let (revision, epoch) = (seen.state.revision(), seen.state.epoch());
+        self.round =
+            Some(Round { revision, epoch, fresh, items: items.into(), first, told: false });
     }
 
     /// The next message; it may be long in coming.
     pub async fn next(&mut self) -> Result<Encoded, Status> {
         loop {
+            if self.api.is_draining() {
+                return Err(status::draining());
+            }
             if let Some(message) = self.outbox.pop_front() {
                 return Ok(message.into());
             }
-            if let Some(seen) = self.round.clone() {
-                match self.pending.pop_front() {
-                    Some((name, form)) => self.send(&seen.state, name, form),
+            if let Some(round) = &mut self.round {
+                match round.items.pop_front() {
+                    Some(item) => self.send(item),
                     None => {
-                        self.round = None;
-                        self.since.clear();
-                        return Ok(self.bookmark(seen.state.revision(), seen.state.epoch()));
+                        if let Some(bookmark) = self.end_round() {
+                            return Ok(bookmark);
+                        }
                     }
                 }
                 continue;
@@ -159,84 +216,113 @@ impl Watcher {
             let mark = self.subscription.mark.clone();
             tokio::select! {
                 biased;
-                () = self.api.draining() => return Err(status::draining()),
-                () = mark.changed() => self.look(),
-                () = sleep_until(self.bookmark_at) => {
-                    // Nothing is marked, or the mark would have been taken first: all of this state was sent.
-                    let seen = self.api.view().seen();
-                    if self.is_current(&seen.state) {
-                        return Ok(self.bookmark(seen.state.revision(), seen.state.epoch()));
-                    }
-                    self.look();
-                }
+                () = self.api.draining() => {}
+                () = mark.changed() => self.look().await,
+                // A look without a change ends with the bookmark that is due.
+                () = sleep_until(self.bookmark_at) => self.look().await,
             }
         }
     }
 
-    /// Whether everything of this state was sent: the state is loaded before the mark is asked.
-    fn is_current(&self, state: &State) -> bool {
-        self.sent.iter().all(|(name, sent)| sent.is_same(&SeenService::now(state, name)))
-            && self.watched(state).iter().all(|name| self.sent.contains_key(name))
-    }
-
-    fn look(&mut self) {
-        let dirty = self.subscription.mark.take();
-        let seen = self.api.view().seen();
-        let names = if dirty.all {
-            let mut names = self.watched(&seen.state);
-            names.extend(self.sent.keys().cloned());
-            names
-        } else {
-            dirty.services
+    /// Begins a round with everything that changed up to a settled state.
+    async fn look(&mut self) {
+        let hub = self.api.hub().clone();
+        let mut dirty = Dirty::default();
+        let (seen, fresh) = loop {
+            let fresh = self.api.replica().fresh_as_of();
+            let seen = hub.settled();
+            // All marks up to the settled state are taken, and perhaps later ones: then with a later state.
+            dirty.merge(self.subscription.mark.take());
+            if dirty.until <= seen.state.revision() {
+                break (seen, fresh);
+            }
+            hub.reached(dirty.until).await;
         };
-        let forms = names.into_iter().map(|name| {
-            let form = if self.sent.contains_key(&name) { Form::Delta } else { Form::Snapshot };
-            (name, form)
-        });
-        let forms = forms.collect();
-        self.plan(&seen, forms);
+        let mut names = dirty.services;
+        if dirty.all {
+            names.extend(watched(self.subscription.target(), &seen.state));
+            names.extend(self.sent.keys().cloned());
+        }
+        let item = |name: ServiceName| {
+            let now = SeenService::now(&seen.state, &name);
+            let form = match self.sent.get(&name) {
+                Some(before) if before.is_same(&now) => return None,
+                Some(_) => Form::Delta,
+                // It came and went between two looks.
+                None if self.is_pattern() && !now.exists() => return None,
+                None => Form::Snapshot,
+            };
+            Some(Item { name, now, form })
+        };
+        let items = names.into_iter().filter_map(item).collect();
+        self.plan(&seen, fresh, items, false);
     }
 
-    fn send(&mut self, state: &State, name: ServiceName, form: Form) {
-        let now = SeenService::now(state, &name);
-        match form {
-            Form::Snapshot => {
-                self.outbox
-                    .extend(self.messenger.snapshot(&name, &now, &self.filter).iter().cloned());
+    fn send(&mut self, Item { name, now, form }: Item) {
+        let (messenger, filter) = (&self.messenger, &self.filter);
+        let messages = match (form, self.sent.get(&name)) {
+            (Form::Delta, Some(before)) => {
+                let state = &self.api.view().load().state;
+                messenger.delta(&name, before, &now, state, filter)
             }
-            Form::Delta => {
-                let before = &self.sent[&name];
-                let messages = self.messenger.delta(&name, before, &now, state, &self.filter);
-                self.outbox.extend(messages.iter().cloned());
+            (Form::Delta | Form::Snapshot, _) => messenger.snapshot(&name, &now, filter),
+            (Form::Missed(touched), _) => {
+                let state = &self.api.view().load().state;
+                vec![missed(&name, &now, state, filter, &touched)].into()
             }
-            Form::Missed => {
-                self.outbox.extend(missed(&name, &now, state, &self.filter, &self.since));
-            }
+        };
+        self.outbox.extend(messages.iter().cloned());
+        if let Some(round) = &mut self.round {
+            round.told |= !messages.is_empty();
         }
-        let gone =
-            now.service.is_none() && matches!(self.subscription.target(), Target::Pattern { .. });
-        if gone {
+        if self.is_pattern() && !now.exists() {
             self.sent.remove(&name);
         } else {
             self.sent.insert(name, now);
         }
     }
 
-    fn bookmark(&mut self, revision: u64, epoch: u32) -> Encoded {
-        self.bookmark_at = Instant::now() + self.bookmark_every;
-        let freshness = self.api.freshness();
+    /// All of the round was sent: a bookmark, where one is due.
+    fn end_round(&mut self) -> Option<Encoded> {
+        let round = self.round.take()?;
+        let now = Instant::now();
+        if round.first || self.bookmark_at <= now {
+            self.bookmark_at = now + self.bookmark_every;
+            return Some(self.bookmark(&round));
+        }
+        if round.told {
+            self.bookmark_at = self.bookmark_at.min(now + SETTLED);
+        }
+        None
+    }
+
+    fn bookmark(&self, round: &Round) -> Encoded {
+        let now = self.api.host().clock.monotonic();
+        let staleness = round.fresh.map(|at| now.saturating_sub(at));
         let bookmark = v1::watch_response::Bookmark {
-            staleness: freshness.staleness.map(convert::duration),
-            leader_known: freshness.leader_known,
+            staleness: staleness.map(convert::duration),
+            leader_known: self.api.freshness().leader_known,
             initial_state_complete: true,
         };
-        let token = Token { cluster_id: self.api.cluster_id(), epoch, revision };
+        let cluster_id = self.api.cluster_id();
+        let token = Token { cluster_id, epoch: round.epoch, revision: round.revision };
         let message = v1::WatchResponse {
-            revision,
+            revision: round.revision,
             service: None,
             resume_token: token.encode(),
             event: Some(v1::watch_response::Event::Bookmark(bookmark)),
         };
-        Encoded { own: message.encode_to_vec().into(), shared: Bytes::new() }
+        Encoded::of(&message)
+    }
+}
+
+/// The services to tell of: those that are named, existing or not; of a pattern those that exist.
+fn watched(target: &Target, state: &State) -> BTreeSet<ServiceName> {
+    match target {
+        Target::Services(names) => names.clone(),
+        Target::Pattern { namespace, prefix } => {
+            let found = by_prefix(state, namespace, prefix, None);
+            found.filter(|(_, service)| !service.is_idle()).map(|(name, _)| name.clone()).collect()
+        }
     }
 }
