@@ -62,34 +62,10 @@ pub(crate) async fn run(lab: &mut Lab, report: &mut Report, rounds: u32, count: 
         let client = Client::new(nodes.iter().map(SocketAddr::to_string))?;
         writers.spawn(write(client, writer, ledger.clone(), Arc::clone(&written)));
     }
-    let mut outages = Vec::new();
-    let mut gone = 0;
     let load = Instant::now();
-    for round in 0..rounds as usize {
-        sleep(Duration::from_millis(1_500)).await;
-        let (outage, lost) = lose_leader(&mut servers, &readers, &ledger, round).await?;
-        report.note(&format!(
-            "round {}: writes again after {:.0} ms, {lost} acknowledged entries missing",
-            round + 1,
-            outage.as_secs_f64() * 1e3
-        ));
-        outages.push(outage);
-        gone += lost;
-    }
+    let outages = lose_leaders(report, &mut servers, &readers, &ledger, rounds).await?;
     let writes = rate(written.load(Ordering::Relaxed), load.elapsed());
     writers.shutdown().await;
-    let acknowledged = ledger.copy().len();
-    report.promise(
-        gone == 0,
-        &format!(
-            "every acknowledged registration is on every node ({gone} of {acknowledged} missing)"
-        ),
-    );
-    let outages = Spread::of(outages);
-    report.promise(
-        outages.max <= OUTAGE,
-        &format!("writes succeed again within {OUTAGE:?} (at most {:?})", outages.max),
-    );
     let stale = witness::tell_stale(report, &readers);
     let services = services(count);
     settle(report, &servers, &told, &watched, &shown, &services).await?;
@@ -161,6 +137,41 @@ async fn write(client: Client, writer: usize, ledger: Ledger, written: Arc<Atomi
         }
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+async fn lose_leaders(
+    report: &mut Report,
+    servers: &mut [Server],
+    readers: &[Arc<Stale>],
+    ledger: &Ledger,
+    rounds: u32,
+) -> Outcome<Spread> {
+    let mut outages = Vec::new();
+    let mut gone = 0;
+    for round in 0..rounds as usize {
+        sleep(Duration::from_millis(1_500)).await;
+        let (outage, lost) = lose_leader(servers, readers, ledger, round).await?;
+        report.note(&format!(
+            "round {}: writes again after {:.0} ms, {lost} acknowledged entries missing",
+            round + 1,
+            outage.as_secs_f64() * 1e3
+        ));
+        outages.push(outage);
+        gone += lost;
+    }
+    let acknowledged = ledger.copy().len();
+    report.promise(
+        gone == 0,
+        &format!(
+            "every acknowledged registration is on every node ({gone} of {acknowledged} missing)"
+        ),
+    );
+    let outages = Spread::of(outages);
+    report.promise(
+        outages.max <= OUTAGE,
+        &format!("writes succeed again within {OUTAGE:?} (at most {:?})", outages.max),
+    );
+    Ok(outages)
 }
 
 /// One round: time until writes succeed again, and how much of what was acknowledged is missing on any node.
