@@ -334,9 +334,11 @@ impl Spec {
         let once = |word: &Arc<str>, other: &Arc<str>| Arc::ptr_eq(word, other) || word != other;
         once(&self.version, &sibling.version)
             && self.tags.iter().zip(&sibling.tags).all(|(tag, other)| once(tag, other))
-            && self.metadata.iter().zip(&sibling.metadata).all(|(mine, other)| {
-                once(&mine.0, &other.0) && once(&mine.1, &other.1)
-            })
+            && self
+                .metadata
+                .iter()
+                .zip(&sibling.metadata)
+                .all(|(mine, other)| once(&mine.0, &other.0) && once(&mine.1, &other.1))
     }
 
     /// The distinct IP addresses of the endpoints, in order.
