@@ -79,9 +79,13 @@ pub fn missed_a_beat(ttl: Ttl, remaining: Duration) -> bool {
 }
 
 /// Longest silence after which an instance is EXPIRED, across `leader_changes` of which each leaves the cluster
-/// without a leader for at most `outage`: TTL + k x (E + C) + 0.3 s, C = min(TTL, 0.4 TTL + max(2 s, TTL/4)).
+/// without a leader for at most `outage`: TTL + k x (E + C) + 0.3 s, with
+/// C = min(TTL, max(2/3 TTL, 0.4 TTL + max(2 s, TTL/4))): what a change of the leader costs a lease that no checkpoint
+/// names is the time it may have been silent unnamed; what it costs one that is named is the two beats of its grant.
 pub fn expiry_bound(ttl: Ttl, leader_changes: u32, outage: Duration) -> Duration {
-    let lost = (ttl.duration() * 2 / 5 + checkpoint_interval(ttl)).min(ttl.duration());
+    let unnamed = ttl.duration() * 2 / 5 + checkpoint_interval(ttl);
+    let named = ttl.beat_interval() * 2;
+    let lost = unnamed.max(named).min(ttl.duration());
     ttl.duration() + (outage + lost) * leader_changes + Duration::from_millis(300)
 }
 
@@ -127,7 +131,11 @@ mod tests {
 
     #[test]
     fn the_bound_grows_by_outage_and_checkpoint_for_each_leader_change() {
-        let bound = expiry_bound(ttl(10), 2, Duration::from_millis(1_500));
-        assert_eq!(bound, Duration::from_millis(10_000 + 2 * (1_500 + 6_500) + 300));
+        let bound = expiry_bound(ttl(3), 2, Duration::from_millis(1_500));
+        assert_eq!(bound, Duration::from_millis(3_000 + 2 * (1_500 + 3_000) + 300));
+        let bound = expiry_bound(ttl(6), 1, Duration::from_millis(1_500));
+        assert_eq!(bound, Duration::from_millis(6_000 + 1_500 + 4_400 + 300));
+        let bound = expiry_bound(ttl(9), 1, Duration::from_millis(1_500));
+        assert_eq!(bound, Duration::from_millis(9_000 + 1_500 + 6_000 + 300));
     }
 }

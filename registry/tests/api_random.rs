@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use support::{
-    Killable, Settings, batch,
+    Killable, Settings,
     model::{Model, filter, pattern, services},
     persistent, registration, three_killable, within,
 };
@@ -50,6 +50,7 @@ async fn change(nodes: &[Killable], dice: &Random) {
         0..=3 => {
             let items = (0..=pick(3)).map(|n| {
                 let mut item = persistent(service, &format!("{id}{n}"));
+                item.owner_nonce = dice.wide_bits().to_be_bytes().to_vec();
                 let spec = item.spec.as_mut().unwrap();
                 spec.weight = Some(u32::try_from(pick(100)).unwrap());
                 if pick(2) == 0 {
@@ -61,8 +62,9 @@ async fn change(nodes: &[Killable], dice: &Random) {
         }
         4 => {
             let mut item = registration(service, &format!("l{id}"), 3);
+            item.owner_nonce = dice.wide_bits().to_be_bytes().to_vec();
             item.spec.as_mut().unwrap().evict_after = support::seconds(0);
-            let _ = node.registration().register(batch(vec![item])).await;
+            node.register(vec![item]).await;
         }
         5 | 6 => {
             let items = (0..4).map(|n| v1::Deregistration {

@@ -51,7 +51,10 @@ async fn a_watch_shows_what_is_there_and_then_each_change_with_its_reason() {
         ]
     );
     assert_eq!((watch.snapshots, watch.deltas), (2, 3));
-    // A bookmark follows a change soon, not only after the asked pace.
+    assert_eq!((watch.snapshots, watch.outdated), (2, 0));
+    // A change carries a token already, and a bookmark follows soon, not only after the asked pace.
+    let token = Token::decode(&watch.token).unwrap();
+    assert_eq!(token.revision, watch.of("web").revision);
     let revision = node.enlist(vec![persistent("none", "x")]).await;
     watch.until("the bookmark", |w| w.revision >= revision).await;
     watch.check(&node, "web").await;

@@ -1,12 +1,15 @@
 //! AdminService: operators look and act.
 
 use super::{Api, Caller, read::STALE, registration::done, status};
-use crate::raft::{Role, Standing};
+use crate::raft::{Role, Standing, leadership::Leadership};
 use rollcall_core::{Command, State, record::Scope};
 use rollcall_proto::{convert, error, v1, v1::admin_service_server as service};
 use std::{pin::Pin, time::Duration};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+
+/// A transfer of the lead is answered when the new leader was heard, or after this.
+const NEW_LEADER: Duration = Duration::from_secs(2);
 
 impl Api {
     fn members(&self) -> Vec<v1::Member> {
@@ -157,10 +160,20 @@ impl service::AdminService for Api {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let target = request.into_inner().target_node_id;
         let target = (target != 0).then_some(target);
+        let mut leadership = self.replica().leadership();
+        let leader = |known: &Leadership| known.leader.as_ref().map(|(id, _)| *id);
+        let before = leader(&leadership.borrow());
         let transferred = self.replica().transfer_leader(target).await;
         transferred.map_err(|error| status::of_admin(&error))?;
-        let leadership = self.replica().leadership();
-        let leader_node_id = leadership.borrow().leader.as_ref().map_or(0, |(id, _)| *id);
+        // It is done when this node has heard the new leader; a node that hears nobody says so with 0.
+        let heard = leadership.wait_for(|known| match (leader(known), target) {
+            (Some(id), Some(target)) => id == target,
+            (id, None) => id.is_some() && id != before,
+            (None, Some(_)) => false,
+        });
+        let heard = tokio::time::timeout(NEW_LEADER, heard).await;
+        let leader_node_id = heard.ok().and_then(Result::ok).and_then(|known| leader(&known));
+        let leader_node_id = leader_node_id.unwrap_or(0);
         Ok(Response::new(v1::TransferLeaderResponse { leader_node_id }))
     }
 

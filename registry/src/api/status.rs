@@ -215,3 +215,89 @@ pub fn unexpected(what: &str, outcome: &Outcome) -> Status {
     tracing::error!(what, ?outcome, "the outcome does not belong to the command");
     Status::internal(format!("{what}: the outcome does not belong to the command"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollcall_proto::error::Details;
+
+    fn told(status: &Status) -> (Code, String, Option<Duration>) {
+        let details = Details::of(status);
+        (status.code(), details.reason.unwrap_or_default(), details.retry_after)
+    }
+
+    #[test]
+    fn every_command_without_an_outcome_has_its_code_reason_and_pause() {
+        let retry_after = Duration::from_millis(7);
+        let text = || "why".to_owned();
+        let table = [
+            (SubmitError::NoLeader { retry_after }, Code::Unavailable, "NO_LEADER", Some(7)),
+            (
+                SubmitError::NotLeader { leader: None, term: 1 },
+                Code::FailedPrecondition,
+                "NOT_LEADER",
+                None,
+            ),
+            (
+                SubmitError::OutcomeUnknown { reason: text() },
+                Code::Unavailable,
+                "OUTCOME_UNKNOWN",
+                Some(200),
+            ),
+            (SubmitError::DiskFull, Code::ResourceExhausted, "DISK_FULL", Some(1000)),
+            (
+                SubmitError::Overloaded { limit: 1 },
+                Code::ResourceExhausted,
+                "OVERLOADED",
+                Some(200),
+            ),
+            (
+                SubmitError::TooLarge { bytes: 2, limit: 1 },
+                Code::InvalidArgument,
+                "TOO_LARGE",
+                None,
+            ),
+            (SubmitError::Stopped, Code::Unavailable, "DRAINING", Some(0)),
+        ];
+        for (failure, code, reason, pause) in table {
+            let expected = (code, reason.to_owned(), pause.map(Duration::from_millis));
+            assert_eq!(told(&of_submit(&failure)), expected, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn every_read_and_operation_that_fails_has_its_code_reason_and_pause() {
+        let retry_after = Duration::from_millis(7);
+        let behind = ReadError::Behind { needed: 2, applied: 1, waited: retry_after };
+        let pause = Some(PAUSE);
+        let reads = [
+            (ReadError::NoLeader { retry_after }, "NO_LEADER", Some(retry_after)),
+            (ReadError::Unconfirmed("why".into()), "NO_LEADER", pause),
+            (behind, "STALE_REPLICA", pause),
+            (ReadError::Stopped, "DRAINING", Some(Duration::ZERO)),
+        ];
+        for (failure, reason, pause) in reads {
+            let expected = (Code::Unavailable, reason.to_owned(), pause);
+            assert_eq!(told(&of_read(&failure)), expected, "{failure:?}");
+        }
+        let expected = (Code::ResourceExhausted, "OVERLOADED".to_owned(), pause);
+        assert_eq!(told(&of_read(&ReadError::Overloaded)), expected);
+        let refused = AdminError::Refused("why".into());
+        let expected = (Code::FailedPrecondition, "REFUSED".to_owned(), None);
+        assert_eq!(told(&of_admin(&refused)), expected);
+        // Looked at before it is tried again.
+        let unknown = AdminError::Unknown("why".into());
+        let expected = (Code::Unavailable, "OUTCOME_UNKNOWN".to_owned(), None);
+        assert_eq!(told(&of_admin(&unknown)), expected);
+    }
+
+    #[test]
+    fn what_has_its_reason_already_is_left_alone() {
+        assert!(dressed(draining()).is_none());
+        assert!(dressed(Status::internal("a fault of ours")).is_none());
+        assert!(dressed(Status::not_found("service not registered")).is_none());
+        let bare = Status::internal("failed to decode Protobuf message: invalid varint");
+        let (code, reason, _) = told(&dressed(bare).unwrap());
+        assert_eq!((code, &*reason), (Code::InvalidArgument, "INVALID_REQUEST"));
+    }
+}

@@ -35,8 +35,11 @@ pub struct Model {
     pub snapshots: usize,
     pub deltas: usize,
     pub bookmarks: usize,
-    /// Newest revision of this stream.
+    /// Newest revision of this stream, and of each service in it.
     stream_revision: u64,
+    stream_services: BTreeMap<String, u64>,
+    /// Messages that told of less than was known from an earlier stream.
+    pub outdated: usize,
     /// Removals of all deltas: instance id, reason, whether it is registered still.
     pub removals: Vec<(String, v1::EventReason, bool)>,
 }
@@ -86,6 +89,8 @@ impl Model {
             deltas: 0,
             bookmarks: 0,
             stream_revision: 0,
+            stream_services: BTreeMap::new(),
+            outdated: 0,
             removals: Vec::new(),
         })
     }
@@ -108,6 +113,7 @@ impl Model {
         let stream = within("the watch", node.discovery().watch(request)).await?;
         self.stream = stream.into_inner();
         (self.partial, self.complete, self.stream_revision) = (None, false, 0);
+        self.stream_services.clear();
         Ok(())
     }
 
@@ -157,7 +163,16 @@ impl Model {
         }
         let name = name.expect("a service");
         let known = self.of(&name);
-        assert!(revision >= known.revision, "{name}: {revision} after {}", known.revision);
+        let before = self.stream_services.insert(name.clone(), revision).unwrap_or(0);
+        assert!(revision >= before, "{name}: {revision} after {before}");
+        if !message.resume_token.is_empty() {
+            self.token = message.resume_token;
+        }
+        if revision < known.revision {
+            // Another node may be behind what was seen after the token.
+            self.outdated += 1;
+            return Ok(());
+        }
         match event {
             Event::Snapshot(snapshot) => self.snapshot(name, revision, snapshot),
             Event::Delta(delta) => self.delta(&name, known, revision, delta),

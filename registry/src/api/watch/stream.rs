@@ -1,4 +1,4 @@
-//! One watcher: a snapshot of each service, then deltas, with bookmarks where it is safe to resume.
+//! One watcher: a snapshot of each service, then deltas, with bookmarks; tokens where it is safe to resume.
 //!
 //! Work is done when the transport asks for the next message, and no sooner: a connection that does not read holds
 //! one message, what it watches as it was sent and is to be sent, and a set of names. Within a round, which shows one
@@ -14,6 +14,7 @@ use crate::{
     view::Seen,
 };
 use bytes::Bytes;
+use prost::Message as _;
 use rollcall_core::{
     State,
     name::{InstanceId, ServiceName},
@@ -32,8 +33,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-/// After a change a bookmark comes at the latest after this, so that the token of a busy watch is new and a calm one
-/// soon knows that it has everything.
+/// After a change a bookmark comes at the latest after this, so that a watcher soon knows that it has everything.
 const SETTLED: Duration = Duration::from_millis(250);
 
 /// What is sent of a service in this round.
@@ -199,17 +199,12 @@ impl Watcher {
             if self.api.is_draining() {
                 return Err(status::draining());
             }
-            if let Some(message) = self.outbox.pop_front() {
-                return Ok(message.into());
+            if let Some(message) = self.pop() {
+                return Ok(message);
             }
-            if let Some(round) = &mut self.round {
-                match round.items.pop_front() {
-                    Some(item) => self.send(item),
-                    None => {
-                        if let Some(bookmark) = self.end_round() {
-                            return Ok(bookmark);
-                        }
-                    }
+            if self.round.is_some() {
+                if let Some(bookmark) = self.end_round() {
+                    return Ok(bookmark);
                 }
                 continue;
             }
@@ -222,6 +217,32 @@ impl Watcher {
                 () = sleep_until(self.bookmark_at) => self.look().await,
             }
         }
+    }
+
+    /// The next message of the round. The last one carries the token, except in the first round: what is known from
+    /// before it is whole only with the bookmark.
+    fn pop(&mut self) -> Option<Encoded> {
+        // One more than is sent tells which is the last.
+        while self.outbox.len() < 2
+            && let Some(item) = self.round.as_mut().and_then(|round| round.items.pop_front())
+        {
+            self.send(item);
+        }
+        let shared = self.outbox.pop_front()?;
+        let last = self.outbox.is_empty();
+        let own = match self.round.as_ref().filter(|round| last && !round.first) {
+            Some(round) => {
+                let resume_token = self.token(round);
+                v1::WatchResponse { resume_token, ..Default::default() }.encode_to_vec().into()
+            }
+            None => Bytes::new(),
+        };
+        Some(Encoded { own, shared })
+    }
+
+    fn token(&self, round: &Round) -> Vec<u8> {
+        let cluster_id = self.api.cluster_id();
+        Token { cluster_id, epoch: round.epoch, revision: round.revision }.encode()
     }
 
     /// Begins a round with everything that changed up to a settled state.
@@ -304,12 +325,10 @@ impl Watcher {
             leader_known: self.api.freshness().leader_known,
             initial_state_complete: true,
         };
-        let cluster_id = self.api.cluster_id();
-        let token = Token { cluster_id, epoch: round.epoch, revision: round.revision };
         let message = v1::WatchResponse {
             revision: round.revision,
             service: None,
-            resume_token: token.encode(),
+            resume_token: self.token(round),
             event: Some(v1::watch_response::Event::Bookmark(bookmark)),
         };
         Encoded::of(&message)
