@@ -351,6 +351,24 @@ async fn a_guard_that_is_dropped_amid_its_registration_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_goodbye_that_is_not_acknowledged_on_the_stream_is_repeated_by_a_call() {
+    for beats in [Beats::Ignored, Beats::NoLeader] {
+        let (registry, client) = start(1).await;
+        let node = &registry.nodes[0];
+        let first = client.register(web(80)).await.unwrap();
+        let second = client.register(web(81)).await.unwrap();
+        sleep(ms(5_000)).await;
+        node.state().beats = beats;
+        drop(first);
+        let item = node.until("a call", |state| state.deregisters.pop()).await.items.remove(0);
+        assert_eq!(item.generation, 101);
+        drop(second);
+        let item = node.until("a call", |state| state.deregisters.pop()).await.items.remove(0);
+        assert_eq!(item.generation, 102);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_a_client_deregisters_all_and_refuses_more() {
     let (registry, client) = start(1).await;
     let guards = client.register_all(vec![web(80), web(81), web(82)]).await.unwrap();

@@ -329,6 +329,16 @@ impl Spec {
         }
     }
 
+    /// Whether [`Spec::sharing_with`] would save nothing, as after a decoder that makes each word once.
+    pub(crate) fn shares_with(&self, sibling: &Self) -> bool {
+        let once = |word: &Arc<str>, other: &Arc<str>| Arc::ptr_eq(word, other) || word != other;
+        once(&self.version, &sibling.version)
+            && self.tags.iter().zip(&sibling.tags).all(|(tag, other)| once(tag, other))
+            && self.metadata.iter().zip(&sibling.metadata).all(|(mine, other)| {
+                once(&mine.0, &other.0) && once(&mine.1, &other.1)
+            })
+    }
+
     /// The distinct IP addresses of the endpoints, in order.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.endpoints.iter().map(|e| e.address.ip()).collect()

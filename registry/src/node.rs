@@ -151,11 +151,8 @@ impl Node {
             Leases::new(replica.clone(), view.clone(), host.clone(), options.lease);
         let hub = Hub::new(options.api.watches, view.seen());
         {
-            let (leases, hub) = (leases.clone(), hub.clone());
-            view.follow(vec![
-                Box::new(move |published| leases.follow(published)),
-                Box::new(move |published| hub.follow(published)),
-            ]);
+            let hub = hub.clone();
+            view.follow(vec![leases.follower(), Box::new(move |published| hub.follow(published))]);
         }
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
         replica.serve_peers(sockets.peer, Routes::new(relay));

@@ -59,7 +59,7 @@ async fn answer(node: &Running, request: v1::ResolveRequest) -> v1::ResolveRespo
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_knows_already_is_not_sent_again_also_of_what_is_gone() {
     let node = one().await;
-    node.register(vec![persistent("web", "a"), persistent("api", "b")]).await;
+    node.enlist(vec![persistent("web", "a"), persistent("api", "b")]).await;
     let known = async |service: &str, known: Option<u64>| {
         let request = v1::ResolveRequest { known_service_revision: known, ..resolve(service) };
         let answer = answer(&node, request).await;
@@ -71,7 +71,7 @@ async fn what_a_caller_knows_already_is_not_sent_again_also_of_what_is_gone() {
     assert!(metadata.staleness.is_some());
     let (modified, count, _) = known("web", Some(1)).await;
     assert_eq!((modified, count), (true, 0));
-    node.register(vec![persistent("api", "c")]).await;
+    node.enlist(vec![persistent("api", "c")]).await;
     assert!(known("web", Some(1)).await.0, "the change of another service changes nothing");
     let gone = node.deregister("web", "a").await;
     let (modified, count, metadata) = known("web", Some(1)).await;
@@ -84,11 +84,11 @@ async fn what_a_caller_knows_already_is_not_sent_again_also_of_what_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_kept_for_callers_follow_every_change() {
     let node = unprotected().await;
-    node.register(vec![persistent("web", "a"), persistent("web", "b")]).await;
+    node.enlist(vec![persistent("web", "a"), persistent("web", "b")]).await;
     let far = |zone: &str| v1::Locality { zone: zone.into(), ..Default::default() };
     let mut near = persistent("web", "z");
     near.spec.as_mut().unwrap().locality = Some(far("z1"));
-    node.register(vec![near]).await;
+    node.enlist(vec![near]).await;
     let ids = async |zone: &str| {
         let client_locality = (!zone.is_empty()).then(|| far(zone));
         let answer = answer(&node, v1::ResolveRequest { client_locality, ..resolve("web") }).await;
@@ -102,7 +102,7 @@ async fn answers_kept_for_callers_follow_every_change() {
     node.admin_state("web", "z", AdminState::Draining).await;
     assert_eq!(ids("z1").await, ("a b".into(), false));
     node.admin_state("web", "z", AdminState::Maintenance).await;
-    node.register((0..3).map(|n| registration("web", &format!("l{n}"), 1)).collect()).await;
+    node.enlist((0..3).map(|n| registration("web", &format!("l{n}"), 1)).collect()).await;
     node.fail_open_below("web", 1.0).await;
     support::eventually("they expire", || {
         node.node.api().view().load().state.lease_counts().expired == 3
@@ -125,7 +125,7 @@ async fn reads_wait_for_a_revision_and_say_when_it_does_not_come() {
     assert_eq!((status.code(), reason_of(&status)), expected);
     let (read, _) = tokio::join!(answer(&node, wait(1)), async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        node.register(vec![persistent("web", "a")]).await
+        node.enlist(vec![persistent("web", "a")]).await
     });
     assert_eq!(read.instances.len(), 1);
     for consistency in [Consistency::Linearizable, Consistency::Bounded] {
@@ -145,7 +145,7 @@ async fn a_list_has_pages_by_name_within_its_namespace() {
     let mut items: Vec<_> = names.iter().map(|name| persistent(name, "a")).collect();
     items.push(persistent("web-3", "b"));
     items[6].name.as_mut().unwrap().namespace = "other".into();
-    node.register(items).await;
+    node.enlist(items).await;
     node.deregister("web-2", "a").await;
     let list = async |prefix: &str, page_size: u32| {
         let (mut found, mut page_token) = (Vec::new(), String::new());
@@ -241,7 +241,7 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_the_catalogue_have_their_codes() {
     let node = one().await;
-    node.register(vec![persistent("web", "a")]).await;
+    node.enlist(vec![persistent("web", "a")]).await;
     let mut request = batch(vec![persistent("web", "b")]);
     request.request_id = "once".into();
     let first = node.registration().register(request.clone()).await.unwrap().into_inner();
@@ -431,7 +431,7 @@ async fn http_tells_of_health_and_counts_calls_without_unbounded_labels() {
     let node = one().await;
     assert!(get(&node, "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(&node, "/readyz").await.starts_with("HTTP/1.1 200"));
-    node.register(vec![persistent("web", "a")]).await;
+    node.enlist(vec![persistent("web", "a")]).await;
     for n in 0..50 {
         raw(&node, &format!("/made.up.Service{n}/Method"), &[], vec![]).await;
     }
@@ -484,7 +484,7 @@ async fn a_start_that_fails_says_what_to_do() {
     assert!(error.contains(&node.dir.path().display().to_string()), "{error}");
     assert!(error.contains("another") || error.contains("lock"), "{error}");
     // What is there after a stop is found again, and the directory is free at once.
-    node.register(vec![persistent("web", "a")]).await;
+    node.enlist(vec![persistent("web", "a")]).await;
     let Running { node: stopped, dir } = node;
     stopped.shutdown().await;
     let again = support::start_in(dir, &Settings::default(), Entry::default(), 1).await;

@@ -59,13 +59,13 @@ async fn change(nodes: &[Killable], dice: &Random) {
                 }
                 item
             });
-            node.register(items.collect()).await;
+            node.enlist(items.collect()).await;
         }
         4 => {
             let mut item = registration(service, &format!("l{id}"), 3);
             item.owner_nonce = dice.wide_bits().to_be_bytes().to_vec();
             item.spec.as_mut().unwrap().evict_after = support::seconds(0);
-            node.register(vec![item]).await;
+            node.enlist(vec![item]).await;
         }
         5 | 6 => {
             let items = (0..4).map(|n| v1::Deregistration {

@@ -45,7 +45,7 @@ async fn every_node_takes_writes_and_reads_them_at_once() {
     for round in 0..30 {
         let (writer, reader) = (round % 3, (round + 1) % 3);
         let id = format!("i{round}");
-        let revision = nodes[writer].register(vec![persistent("web", &id)]).await;
+        let revision = nodes[writer].enlist(vec![persistent("web", &id)]).await;
         let has =
             |answer: v1::ResolveResponse| answer.instances.iter().any(|i| i.instance_id == id);
         // On the node that took it, without asking for anything.
@@ -82,7 +82,7 @@ async fn every_node_takes_writes_and_reads_them_at_once() {
 async fn a_watch_and_a_tail_outlive_the_leader_without_a_gap() {
     let mut nodes = three_killable(&Settings::default()).await;
     let leader = leader_among(&nodes).await;
-    nodes[leader].register(vec![persistent("web", "a"), persistent("calm", "x")]).await;
+    nodes[leader].enlist(vec![persistent("web", "a"), persistent("calm", "x")]).await;
     let mut watch = Model::complete(&nodes[leader], services(&["web", "calm"])).await;
     let start = v1::tail_request::Start::AfterRevision(0);
     let request = v1::TailRequest { start: Some(start), service: None };
@@ -90,7 +90,7 @@ async fn a_watch_and_a_tail_outlive_the_leader_without_a_gap() {
     let first = within("a page", tail.message()).await.unwrap().unwrap();
     let mut revisions: Vec<u64> = first.events.iter().map(|event| event.revision).collect();
     for n in 0..20 {
-        nodes[(leader + 1) % 3].register(vec![persistent("web", &format!("b{n}"))]).await;
+        nodes[(leader + 1) % 3].enlist(vec![persistent("web", &format!("b{n}"))]).await;
     }
     nodes[leader].kill();
     let died = Instant::now();
@@ -137,7 +137,7 @@ async fn a_node_that_is_cut_off_says_so_and_goes_on_answering() {
     settings.api.request_deadline = Duration::from_secs(4);
     let mut nodes = three_killable(&settings).await;
     let leader = leader_among(&nodes).await;
-    nodes[leader].register(vec![persistent("web", "a")]).await;
+    nodes[leader].enlist(vec![persistent("web", "a")]).await;
     // The leader is left over: it must notice by itself that it leads nobody.
     for other in [(leader + 1) % 3, (leader + 2) % 3] {
         nodes[other].kill();
@@ -214,7 +214,7 @@ async fn a_node_whose_disk_is_nearly_full_refuses_writes_and_answers_reads() {
     let node = Node::start(options, host).await.unwrap();
     within("the node leads", node.ready()).await;
     let running = Running { node, dir };
-    running.register(vec![persistent("web", "a")]).await;
+    running.enlist(vec![persistent("web", "a")]).await;
     disk.set_full(true);
     let refused = within("a refusal", async {
         for n in 0.. {

@@ -33,12 +33,12 @@ fn reason_of(status: &Status) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_what_is_there_and_then_each_change_with_its_reason() {
     let node = one().await;
-    node.register(vec![persistent("web", "a"), persistent("web", "b")]).await;
+    node.enlist(vec![persistent("web", "a"), persistent("web", "b")]).await;
     let mut watch = Model::complete(&node, services(&["web", "none"])).await;
     assert_eq!(watch.of("web").ids(), ["a", "b"]);
     assert_eq!((watch.of("none").exists, watch.snapshots, watch.bookmarks), (false, 2, 1));
 
-    node.register(vec![persistent("web", "c")]).await;
+    node.enlist(vec![persistent("web", "c")]).await;
     watch.until("c", |w| w.of("web").ids() == ["a", "b", "c"]).await;
     node.admin_state("web", "a", AdminState::Draining).await;
     watch.until("a drains", |w| w.of("web").ids() == ["b", "c"]).await;
@@ -56,7 +56,7 @@ async fn a_watch_shows_what_is_there_and_then_each_change_with_its_reason() {
     // A change carries a token already, and a bookmark follows soon, not only after the asked pace.
     let token = Token::decode(&watch.token).unwrap();
     assert_eq!(token.revision, watch.of("web").revision);
-    let revision = node.register(vec![persistent("none", "x")]).await;
+    let revision = node.enlist(vec![persistent("none", "x")]).await;
     watch.until("the bookmark", |w| w.revision >= revision).await;
     watch.check(&node, "web").await;
     watch.check(&node, "none").await;
@@ -66,7 +66,7 @@ async fn a_watch_shows_what_is_there_and_then_each_change_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ends_leaves_the_routable_list_and_stays_in_the_whole_one() {
     let node = one().await;
-    node.register(vec![registration("web", "a", 1), persistent("web", "b")]).await;
+    node.enlist(vec![registration("web", "a", 1), persistent("web", "b")]).await;
     let mut routable = Model::complete(&node, services(&["web"])).await;
     let mut any = services(&["web"]);
     any.filter = filter(HealthFilter::Any, &[]);
@@ -88,21 +88,21 @@ async fn a_change_that_a_filter_does_not_see_sends_nothing() {
         item.spec.as_mut().unwrap().tags = vec![tag.into()];
         item
     };
-    node.register(vec![tagged("a", "blue")]).await;
+    node.enlist(vec![tagged("a", "blue")]).await;
     let mut request = services(&["web"]);
     request.filter = filter(HealthFilter::Routable, &["blue"]);
     request.bookmark_interval = support::seconds(30);
     let mut watch = Model::complete(&node, request).await;
     for n in 0..20 {
-        node.register(vec![tagged(&format!("g{n}"), "green")]).await;
+        node.enlist(vec![tagged(&format!("g{n}"), "green")]).await;
     }
-    node.register(vec![tagged("b", "blue")]).await;
+    node.enlist(vec![tagged("b", "blue")]).await;
     watch.until("b", |w| w.of("web").ids() == ["a", "b"]).await;
     assert_eq!((watch.snapshots, watch.deltas, watch.bookmarks), (1, 1, 1));
     // Losing the tag leaves the list, although the instance stays registered.
     let mut item = tagged("a", "green");
     item.held_generation = 0;
-    node.register(vec![item]).await;
+    node.enlist(vec![item]).await;
     watch.until("a left", |w| w.of("web").ids() == ["b"]).await;
     assert_eq!(watch.removals, [("a".to_owned(), EventReason::Updated, true)]);
     node.node.shutdown().await;
@@ -111,14 +111,14 @@ async fn a_change_that_a_filter_does_not_see_sends_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_fails_open_and_recovers_is_shown_as_resolve_shows_it() {
     let node = unprotected().await;
-    node.register((0..4).map(|n| persistent("web", &format!("i{n}"))).collect()).await;
+    node.enlist((0..4).map(|n| persistent("web", &format!("i{n}"))).collect()).await;
     let mut routable = Model::complete(&node, services(&["web"])).await;
     let mut any = services(&["web"]);
     any.filter = filter(HealthFilter::Any, &[]);
     let mut any = Model::complete(&node, any).await;
     node.fail_open_below("web", 0.9).await;
     // Short leases run out: three of seven are not routable.
-    node.register((0..3).map(|n| registration("web", &format!("l{n}"), 1)).collect()).await;
+    node.enlist((0..3).map(|n| registration("web", &format!("l{n}"), 1)).collect()).await;
     routable.until("it fails open", |w| w.of("web").fail_open).await;
     eventually("all leases ran out", || {
         node.node.api().view().load().state.lease_counts().expired == 3
@@ -147,11 +147,11 @@ async fn a_service_that_fails_open_and_recovers_is_shown_as_resolve_shows_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_watch_gets_what_it_missed_and_no_snapshot() {
     let node = one().await;
-    node.register(["a", "b", "c"].map(|id| persistent("web", id)).into()).await;
-    node.register(vec![persistent("calm", "x")]).await;
+    node.enlist(["a", "b", "c"].map(|id| persistent("web", id)).into()).await;
+    node.enlist(vec![persistent("calm", "x")]).await;
     let mut watch = Model::complete(&node, services(&["web", "calm"])).await;
     node.deregister("web", "b").await;
-    node.register(vec![persistent("web", "d")]).await;
+    node.enlist(vec![persistent("web", "d")]).await;
     node.admin_state("web", "c", AdminState::Maintenance).await;
     let snapshots = watch.snapshots;
     watch.resume(&node).await;
@@ -162,7 +162,7 @@ async fn a_resumed_watch_gets_what_it_missed_and_no_snapshot() {
     assert!(watch.removals.contains(&("c".into(), EventReason::AdminSet, true)));
     watch.check(&node, "web").await;
     // And goes on from there.
-    node.register(vec![persistent("calm", "y")]).await;
+    node.enlist(vec![persistent("calm", "y")]).await;
     watch.until("y", |w| w.of("calm").ids() == ["x", "y"]).await;
     node.node.shutdown().await;
 }
@@ -172,11 +172,11 @@ async fn a_token_that_the_journal_no_longer_covers_brings_snapshots_and_other_to
     let mut settings = Settings::default();
     settings.raft.journal_events = 10;
     let node = single(&settings).await;
-    node.register(vec![persistent("web", "a"), persistent("web", "b")]).await;
+    node.enlist(vec![persistent("web", "a"), persistent("web", "b")]).await;
     let mut watch = Model::complete(&node, services(&["web"])).await;
     node.deregister("web", "a").await;
     for n in 0..20 {
-        node.register(vec![persistent("other", &format!("i{n}"))]).await;
+        node.enlist(vec![persistent("other", &format!("i{n}"))]).await;
     }
     watch.resume(&node).await;
     watch.until("it is complete", |w| w.complete).await;
@@ -203,12 +203,12 @@ async fn a_token_that_the_journal_no_longer_covers_brings_snapshots_and_other_to
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pattern_shows_services_that_come_and_those_that_go_and_come_again() {
     let node = one().await;
-    node.register(["web-1", "we", "api"].map(|name| persistent(name, "a")).into()).await;
+    node.enlist(["web-1", "we", "api"].map(|name| persistent(name, "a")).into()).await;
     let mut web = Model::complete(&node, pattern("web-")).await;
     let mut all = Model::complete(&node, pattern("")).await;
     assert_eq!(web.services.keys().collect::<Vec<_>>(), ["web-1"]);
     assert_eq!(all.services.len(), 3);
-    node.register(vec![persistent("web-2", "b")]).await;
+    node.enlist(vec![persistent("web-2", "b")]).await;
     web.until("web-2", |w| w.of("web-2").ids() == ["b"]).await;
     let gone = node.deregister("web-1", "a").await;
     web.until("web-1 is gone", |w| !w.of("web-1").exists && w.revision >= gone).await;
@@ -217,7 +217,7 @@ async fn a_pattern_shows_services_that_come_and_those_that_go_and_come_again() {
     // One that begins now is told nothing of what is gone; one that resumes sees the rebirth.
     let fresh = Model::complete(&node, pattern("web-")).await;
     assert_eq!(fresh.services.keys().collect::<Vec<_>>(), ["web-2"]);
-    node.register(vec![persistent("web-1", "again")]).await;
+    node.enlist(vec![persistent("web-1", "again")]).await;
     web.until("web-1 is back", |w| w.of("web-1").ids() == ["again"]).await;
     let revision = node.deregister("web-2", "b").await;
     all.resume(&node).await;
@@ -231,7 +231,7 @@ async fn a_large_service_comes_in_parts() {
     let node = one().await;
     let big = |n: usize| padded(persistent("web", &format!("i{n:04}")), 7_000);
     for batch in 0..5 {
-        node.register((batch * 100..batch * 100 + 100).map(big).collect()).await;
+        node.enlist((batch * 100..batch * 100 + 100).map(big).collect()).await;
     }
     let mut watch = Model::complete(&node, services(&["web"])).await;
     assert_eq!((watch.of("web").instances.len(), watch.snapshots), (500, 1));
@@ -257,12 +257,12 @@ async fn a_watcher_that_does_not_read_holds_up_nobody_and_ends_with_the_last_sta
         item
     };
     let all = |round: usize| (0..100).map(|n| big(n, round)).collect::<Vec<_>>();
-    node.register(all(0)).await;
+    node.enlist(all(0)).await;
     let mut slow = Model::complete(&node, services(&["web"])).await;
     let mut quick = Model::complete(&node, services(&["web"])).await;
     let mut revision = 0;
     for round in 1..=30 {
-        revision = node.register(all(round)).await;
+        revision = node.enlist(all(round)).await;
         quick.until("its round", |w| w.of("web").revision >= revision).await;
     }
     let before = slow.deltas;
@@ -294,7 +294,7 @@ async fn watches_are_counted_refused_beyond_the_limit_and_given_back() {
 async fn a_shutdown_ends_every_stream_and_is_not_held_up_by_one_that_does_not_read() {
     let node = one().await;
     let big = |n: usize| padded(persistent("web", &format!("i{n:03}")), 7_000);
-    node.register((0..400).map(big).collect()).await;
+    node.enlist((0..400).map(big).collect()).await;
     let mut watch = Model::complete(&node, services(&["none"])).await;
     let mut tail = node.journal().tail(v1::TailRequest::default()).await.unwrap().into_inner();
     // More than its window: it will never be sent whole.
@@ -333,11 +333,11 @@ async fn a_tail_has_every_event_once_and_goes_on_from_its_token() {
     use v1::tail_request::Start;
     let node = one().await;
     let batch = |from: usize| (from..from + 700).map(|n| persistent("web", &format!("i{n}")));
-    let first = node.register(batch(0).collect()).await;
+    let first = node.enlist(batch(0).collect()).await;
     let mut events = tail(&node, Start::AfterRevision(0)).await;
     let (revisions, token) = read(&mut events, first).await;
     assert_eq!(revisions, (1..=first).collect::<Vec<_>>());
-    let second = node.register(batch(700).collect()).await;
+    let second = node.enlist(batch(700).collect()).await;
     let (revisions, _) = read(&mut events, second).await;
     assert_eq!(revisions, (first + 1..=second).collect::<Vec<_>>());
     let mut resumed = tail(&node, Start::ResumeToken(token)).await;
@@ -360,7 +360,7 @@ async fn a_tail_says_when_events_are_gone_and_history_has_pages() {
     let node = single(&settings).await;
     for n in 0..10 {
         let ids = (0..10).map(|i| persistent("web", &format!("i{n}-{i}")));
-        node.register(ids.collect()).await;
+        node.enlist(ids.collect()).await;
     }
     let mut events = tail(&node, Start::AfterRevision(10)).await;
     let status = events.message().await.unwrap_err();

@@ -2,57 +2,11 @@
 
 mod support;
 
-use rollcall_proto::v1;
 use std::time::Duration;
-use support::{Settings, batch, eventually, leader_of, registration, single, three, within};
-use tokio::{sync::mpsc, time::Instant};
-use tokio_stream::wrappers::ReceiverStream;
-
-/// Beats every 200 ms until dropped; counts acknowledgements.
-struct Beating {
-    beats: mpsc::Sender<v1::StreamHeartbeatsRequest>,
-    answers: tonic::Streaming<v1::StreamHeartbeatsResponse>,
-    sequence: u64,
-}
-
-impl Beating {
-    async fn at(node: &support::Running) -> Self {
-        let (beats, outbound) = mpsc::channel(16);
-        let request = ReceiverStream::new(outbound);
-        let answers = node.registration().stream_heartbeats(request).await.expect("stream");
-        Self { beats, answers: answers.into_inner(), sequence: 0 }
-    }
-
-    /// Beats until a beat is acknowledged: one that falls into a change of the leader is not.
-    async fn beat(&mut self, handles: &[u64]) -> v1::StreamHeartbeatsResponse {
-        within("an acknowledgement", async {
-            loop {
-                self.sequence += 1;
-                let message = v1::StreamHeartbeatsRequest {
-                    sequence: self.sequence,
-                    alive_handles: handles.to_vec(),
-                    release_handles: vec![],
-                };
-                self.beats.send(message).await.expect("the stream is open");
-                let patience = Duration::from_millis(150);
-                if let Ok(answer) = tokio::time::timeout(patience, self.answer()).await {
-                    return answer;
-                }
-            }
-        })
-        .await
-    }
-
-    async fn answer(&mut self) -> v1::StreamHeartbeatsResponse {
-        loop {
-            let answer = self.answers.message().await.expect("answer");
-            let answer = answer.expect("the stream goes on");
-            if answer.ack_sequence == self.sequence {
-                return answer;
-            }
-        }
-    }
-}
+use support::{
+    Settings, batch, beating::Beating, eventually, leader_of, registration, single, three,
+};
+use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_instance_is_hidden_after_its_ttl_and_not_before() {

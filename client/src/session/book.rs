@@ -1,6 +1,6 @@
 //! What is registered, under which lease, and when it must beat. Pure: time and dice come in, decisions go out.
 
-use super::{Answer, Cell, Key, Newcomer};
+use super::{Answer, Cell, Key, Newcomer, link::Goodbye};
 use crate::{
     dice::{Backoff, Dice},
     error::Error,
@@ -46,17 +46,6 @@ pub(super) struct Job {
     pub(super) timeout: Duration,
     /// Who waits for the outcome: only for a first registration.
     answer: Option<Answer>,
-}
-
-/// What to tell when a registration that is leaving has been dealt with.
-#[derive(Debug)]
-pub(super) enum Goodbye {
-    /// Nothing to be done.
-    Nothing,
-    /// Say goodbye on the heartbeat stream.
-    Release { handle: u64, generation: u64, name: InstanceName },
-    /// Deregister by a call of its own.
-    Deregister { generation: u64, name: InstanceName },
 }
 
 #[derive(Debug)]
@@ -173,7 +162,7 @@ impl Book {
             entry.request.held_generation = result.generation;
             entry.cell.acknowledge(Acknowledged { sent, received: now });
             if entry.leaving.is_some() {
-                goodbyes.push(self.take_leave(*key));
+                goodbyes.extend(self.take_leave(*key));
                 continue;
             }
             entry.cell.set(State::Registered { generation: result.generation });
@@ -203,7 +192,7 @@ impl Book {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.in_flight = false;
             if entry.leaving.is_some() {
-                goodbyes.push(self.take_leave(key));
+                goodbyes.extend(self.take_leave(key));
             } else if first {
                 entry.cell.set(State::Stopped);
                 self.entries.remove(&key);
@@ -225,7 +214,7 @@ impl Book {
     }
 
     /// Stops keeping a registration whose guard was dropped.
-    pub(super) fn release(&mut self, key: Key) -> Goodbye {
+    pub(super) fn release(&mut self, key: Key) -> Option<Goodbye> {
         self.leave(key, Leaving::Dropped)
     }
 
@@ -249,40 +238,35 @@ impl Book {
         held
     }
 
-    fn leave(&mut self, key: Key, leaving: Leaving) -> Goodbye {
+    fn leave(&mut self, key: Key, leaving: Leaving) -> Option<Goodbye> {
         self.silence(key);
         let Some(entry) = self.entries.get_mut(&key) else {
             if let Leaving::Told(tell) = leaving {
                 let _ = tell.send(None);
             }
-            return Goodbye::Nothing;
+            return None;
         };
         entry.leaving = Some(leaving);
         // A registration on its way could list it again after its goodbye.
-        if entry.in_flight { Goodbye::Nothing } else { self.take_leave(key) }
+        if entry.in_flight { None } else { self.take_leave(key) }
     }
 
-    fn take_leave(&mut self, key: Key) -> Goodbye {
-        let Some(entry) = self.entries.remove(&key) else { return Goodbye::Nothing };
+    fn take_leave(&mut self, key: Key) -> Option<Goodbye> {
+        let entry = self.entries.remove(&key)?;
         let fenced = matches!(entry.cell.state(), State::Fenced { .. });
         if !fenced {
             entry.cell.set(State::Stopped);
         }
         let generation = entry.request.held_generation;
         let ours = generation != 0 && !fenced;
-        match entry.leaving {
-            Some(Leaving::Told(tell)) => {
-                let _ = tell.send(ours.then_some(generation));
-                Goodbye::Nothing
-            }
-            _ if !ours || is_persistent(&entry.request) => Goodbye::Nothing,
-            _ => match entry.lease {
-                Some(lease) => {
-                    Goodbye::Release { handle: lease.handle, generation, name: entry.name }
-                }
-                None => Goodbye::Deregister { generation, name: entry.name },
-            },
+        if let Some(Leaving::Told(tell)) = entry.leaving {
+            let _ = tell.send(ours.then_some(generation));
+            return None;
         }
+        // Without a lease there is no handle to release: 0 is none.
+        let handle = entry.lease.map_or(0, |lease| lease.handle);
+        let leased = ours && !is_persistent(&entry.request);
+        leased.then_some(Goodbye { handle, name: entry.name, generation })
     }
 
     /// Takes a granted lease into the group that beats at its pace.

@@ -1,6 +1,7 @@
 //! One heartbeat stream to one node: numbers the messages and knows which of them are not acknowledged yet.
 
 use crate::{calls::ANSWER_BYTES, client::Shared, error::problem_of, nodes::Lane};
+use rollcall_core::name::InstanceName;
 use rollcall_proto::v1::{
     StreamHeartbeatsRequest, StreamHeartbeatsResponse,
     registration_service_client::RegistrationServiceClient,
@@ -36,6 +37,16 @@ pub(super) struct Sent {
     pub(super) at: Instant,
     /// When its acknowledgement is overdue.
     due: Instant,
+    /// The instances that it says goodbye for.
+    goodbyes: Vec<Goodbye>,
+}
+
+/// A goodbye: the lease that ends, and which generation of which instance it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Goodbye {
+    pub(super) handle: u64,
+    pub(super) name: InstanceName,
+    pub(super) generation: u64,
 }
 
 /// Time that a node has for an acknowledgement: a sixth of the lease, at least 150 ms.
@@ -63,7 +74,13 @@ impl Link {
                 release_handles: Vec::new(),
             };
             outgoing.try_send(message).map_err(|_| "more leases than a stream takes".to_owned())?;
-            pending.push_back(Sent { sequence, handles, at: begin, due: begin + patience });
+            pending.push_back(Sent {
+                sequence,
+                handles,
+                at: begin,
+                due: begin + patience,
+                goodbyes: Vec::new(),
+            });
         }
         let mut service = RegistrationServiceClient::new(shared.nodes.channel(node, Lane::Beats))
             .max_decoding_message_size(ANSWER_BYTES);
@@ -90,21 +107,21 @@ impl Link {
     pub(super) fn send(
         &mut self,
         handles: Arc<[u64]>,
-        goodbyes: Vec<u64>,
+        goodbyes: Vec<Goodbye>,
         now: Instant,
         patience: Duration,
     ) -> bool {
         let message = StreamHeartbeatsRequest {
             sequence: self.sequence + 1,
             alive_handles: handles.to_vec(),
-            release_handles: goodbyes,
+            release_handles: goodbyes.iter().map(|goodbye| goodbye.handle).collect(),
         };
         if self.pending.len() >= WINDOW || self.outgoing.try_send(message).is_err() {
             return false;
         }
         self.sequence += 1;
         let due = now + patience;
-        self.pending.push_back(Sent { sequence: self.sequence, handles, at: now, due });
+        self.pending.push_back(Sent { sequence: self.sequence, handles, at: now, due, goodbyes });
         true
     }
 
@@ -122,6 +139,11 @@ impl Link {
     pub(super) fn acknowledged(&mut self, sequence: u64) -> Option<Sent> {
         let found = self.pending.binary_search_by_key(&sequence, |sent| sent.sequence).ok()?;
         self.pending.remove(found)
+    }
+
+    /// The goodbyes that are not acknowledged.
+    pub(super) fn unheard(self) -> Vec<Goodbye> {
+        self.pending.into_iter().flat_map(|sent| sent.goodbyes).collect()
     }
 
     /// When the next acknowledgement is overdue.

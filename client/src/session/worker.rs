@@ -3,8 +3,8 @@
 
 use super::{
     Order,
-    book::{Book, Goodbye, Job},
-    link::{Link, patience},
+    book::{Book, Job},
+    link::{Goodbye, Link, patience},
 };
 use crate::{
     client::{Client, Shared},
@@ -15,7 +15,6 @@ use crate::{
     registration::{Acknowledged, goodbye},
 };
 use futures_util::FutureExt as _;
-use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
 use std::{
     collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration,
@@ -65,7 +64,8 @@ pub(super) async fn supervise(shared: Arc<Shared>) {
     while AssertUnwindSafe(worker.run()).catch_unwind().await.is_err() {
         // Book and calls are whole: every change of them is made between two awaits.
         tracing::error!("the task that keeps registrations panicked, it goes on with a new stream");
-        (worker.link, worker.opening) = (None, None);
+        worker.drop_link();
+        worker.opening = None;
         tokio::time::sleep(PANIC_PAUSE).await;
     }
 }
@@ -116,7 +116,7 @@ impl Worker {
                 Order::Add { first, newcomers, timeout, answer } => {
                     self.book.add(first, newcomers, timeout, answer);
                 }
-                Order::Release(key) => goodbyes.push(self.book.release(key)),
+                Order::Release(key) => goodbyes.extend(self.book.release(key)),
                 Order::Leave(key, tell) => self.book.hand_over(key, tell),
                 Order::Close(tell) => {
                     self.calls.abort_all();
@@ -160,7 +160,7 @@ impl Worker {
             self.opening = None;
             // Only goodbyes may still be on their way.
             if self.link.as_ref().is_some_and(|l| l.leaving || l.overdue_at().is_none()) {
-                self.link = None;
+                self.drop_link();
             }
             return;
         };
@@ -211,7 +211,7 @@ impl Worker {
                 let address = self.shared.nodes.address(node);
                 tracing::debug!(%address, problem, "the heartbeat stream ended");
                 let left = link.leaving;
-                self.link = None;
+                self.drop_link();
                 if !left {
                     self.move_on(node, Some(opened), now);
                 }
@@ -245,6 +245,7 @@ impl Worker {
             Ok(link) => {
                 tracing::debug!(address = %self.shared.nodes.address(node), "beating");
                 // The one before is dropped only now: it took acknowledgements until here.
+                self.drop_link();
                 self.link = Some(link);
             }
             Err(problem) => {
@@ -307,37 +308,34 @@ impl Worker {
 
     /// Says goodbye on the stream, or by a call where there is none. Nobody waits for it.
     fn say(&mut self, goodbyes: Vec<Goodbye>, now: Instant) {
-        let (mut handles, mut released, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for goodbye in goodbyes {
-            match goodbye {
-                Goodbye::Nothing => {}
-                Goodbye::Release { handle, generation, name } => {
-                    handles.push(handle);
-                    released.push((name, generation));
-                }
-                Goodbye::Deregister { generation, name } => others.push((name, generation)),
-            }
+        let (leases, others): (Vec<_>, Vec<_>) = goodbyes.into_iter().partition(|g| g.handle != 0);
+        self.deregister(others);
+        if leases.is_empty() {
+            return;
         }
-        let on_stream = !handles.is_empty()
-            && self.link.as_mut().filter(|link| !link.leaving).is_some_and(|link| {
-                let wait = patience(self.book.shortest().unwrap_or_default());
-                link.send(Arc::from([]), handles, now, wait)
-            });
-        if !on_stream {
-            others.extend(released);
-        }
-        if !others.is_empty() {
-            self.deregister(others);
+        let wait = patience(self.book.shortest().unwrap_or_default());
+        let link = self.link.as_mut().filter(|link| !link.leaving);
+        if !link.is_some_and(|link| link.send(Arc::from([]), leases.clone(), now, wait)) {
+            self.deregister(leases);
         }
     }
 
-    fn deregister(&mut self, names: Vec<(InstanceName, u64)>) {
+    /// Gives up the stream. Goodbyes that were not acknowledged on it are repeated by a call.
+    fn drop_link(&mut self) {
+        let unheard = self.link.take().map(Link::unheard).unwrap_or_default();
+        self.deregister(unheard);
+    }
+
+    fn deregister(&mut self, goodbyes: Vec<Goodbye>) {
+        if goodbyes.is_empty() {
+            return;
+        }
         let client = Client::of(Arc::clone(&self.shared), GOODBYE_TIMEOUT);
         self.calls.spawn(async move {
-            for batch in names.chunks(rollcall_core::instance::limit::BATCH) {
-                let items = batch.iter().map(|(name, generation)| goodbye(name, *generation));
+            for batch in goodbyes.chunks(rollcall_core::instance::limit::BATCH) {
+                let items = batch.iter().map(|g| goodbye(&g.name, g.generation)).collect();
                 let request = v1::DeregisterRequest {
-                    items: items.collect(),
+                    items,
                     role: v1::Role::Owner.into(),
                     ..v1::DeregisterRequest::default()
                 };

@@ -240,7 +240,11 @@ fn revisions(history: &History) -> Vec<u64> {
 pub struct Loader {
     state: State,
     header: Option<Header>,
-    events: BTreeMap<u64, Arc<Event>>,
+    /// Events in order of revision; those that came out of order stand in `older`.
+    recent: Vec<Arc<Event>>,
+    older: BTreeMap<u64, Arc<Event>>,
+    /// The service whose instances are being added; it is not in the state meanwhile.
+    open: Option<Service>,
     /// A name is decoded once for each event that is about it, and kept once.
     names: BTreeSet<Arc<InstanceName>>,
     services: BTreeSet<ServiceName>,
@@ -252,7 +256,9 @@ impl Loader {
         Self {
             state: State::new(journal_limit),
             header: None,
-            events: BTreeMap::new(),
+            recent: Vec::new(),
+            older: BTreeMap::new(),
+            open: None,
             names: BTreeSet::new(),
             services: BTreeSet::new(),
         }
@@ -260,6 +266,9 @@ impl Loader {
 
     /// Takes the next part.
     pub fn add(&mut self, part: Part) -> Result<(), Damaged> {
+        if !matches!(part, Part::Instance { .. }) {
+            self.close();
+        }
         let state = &mut self.state;
         match part {
             Part::Header(header) => {
@@ -277,20 +286,24 @@ impl Loader {
                 if self.header.is_some_and(|header| event.revision > header.journal_floor) {
                     self.state.journal.push_back(event.clone());
                 }
-                self.events.insert(event.revision, event);
+                match self.recent.last() {
+                    Some(last) if last.revision >= event.revision => {
+                        self.older.insert(event.revision, event);
+                    }
+                    Some(_) | None => self.recent.push(event),
+                }
             }
             Part::Service { name, revision, policy, due_ms } => {
                 let mut service = Service::empty(name);
                 service.revision = revision;
                 service.policy = policy;
-                state.hash = state.hash.wrapping_add(service.digest());
                 if let Some(due_ms) = due_ms {
                     let idle = (due_ms, service.name.clone());
                     state.aging.services.insert(revision, idle);
                 }
-                state.services.insert(service.name.clone(), Arc::new(service));
+                self.open = Some(service);
             }
-            Part::Instance { record, history } => self.instance(&record, &history)?,
+            Part::Instance { record, history } => self.instance(record, &history)?,
             Part::Tombstone { tombstone, history, due_ms } => {
                 let history = self.history(&tombstone.name, &history)?;
                 let name = self.shared_name(&tombstone.name);
@@ -341,18 +354,28 @@ impl Loader {
     fn history(&self, name: &InstanceName, revisions: &[u64]) -> Result<History, Damaged> {
         let events = revisions.iter().map(|revision| {
             let missing = || Damaged::Event { name: Box::new(name.clone()), revision: *revision };
-            self.events.get(revision).cloned().ok_or_else(missing)
+            let recent = self.recent.binary_search_by_key(revision, |event| event.revision);
+            let recent = recent.ok().and_then(|at| self.recent.get(at));
+            recent.or_else(|| self.older.get(revision)).cloned().ok_or_else(missing)
         });
         Ok(History::of(events.collect::<Result<_, _>>()?))
     }
 
     fn shared_event(&mut self, event: Arc<Event>) -> Arc<Event> {
         let Subject::Instance(name) = &event.subject else { return event };
-        let subject = Subject::Instance(self.shared_name(name));
+        let shared = self.shared_name(name);
+        if Arc::ptr_eq(&shared, name) {
+            return event;
+        }
+        let subject = Subject::Instance(shared);
         Arc::new(Event { subject, ..Event::clone(&event) })
     }
 
     fn shared_name(&mut self, name: &Arc<InstanceName>) -> Arc<InstanceName> {
+        // A decoder that holds on to its names has made each once: no need to look for another one.
+        if Arc::strong_count(name) > 1 {
+            return name.clone();
+        }
         if let Some(known) = self.names.get(name) {
             return known.clone();
         }
@@ -368,31 +391,52 @@ impl Loader {
         name
     }
 
-    fn instance(&mut self, record: &Record, history: &[u64]) -> Result<(), Damaged> {
+    fn instance(&mut self, record: Arc<Record>, history: &[u64]) -> Result<(), Damaged> {
         let history = self.history(&record.name, history)?;
         let name = self.shared_name(&record.name);
-        let spec = self.state.shared(&name, &record.spec);
-        let record = Record { name, spec, history, ..record.clone() };
+        if self.open.as_ref().is_some_and(|open| open.name != name.service) {
+            self.close();
+        }
         let state = &mut self.state;
-        if state.instance(&record.name).is_some()
+        let mut service = match self.open.take() {
+            Some(open) => open,
+            None => match state.services.remove(&name.service) {
+                Some(service) => {
+                    // An instance makes the service count in the hash, where it did not before.
+                    state.hash = state.hash.wrapping_sub(service.digest());
+                    Arc::unwrap_or_clone(service)
+                }
+                None => Service::empty(name.service.clone()),
+            },
+        };
+        if service.instances.contains_key(&name.id)
             || state.generations.contains_key(&record.generation)
         {
-            return Err(Damaged::Twice { name: Box::new((*record.name).clone()) });
+            return Err(Damaged::Twice { name: Box::new((*name).clone()) });
         }
-        let mut service = match state.services.remove(&record.name.service) {
-            Some(service) => Arc::unwrap_or_clone(service),
-            None => Service::empty(record.name.service.clone()),
-        };
-        // An instance makes the service count in the hash, where it did not before.
-        state.hash = state.hash.wrapping_sub(service.digest());
+        let mut record = Arc::unwrap_or_clone(record);
+        if let Some((_, sibling)) = service.instances.get_max()
+            && !record.spec.shares_with(&sibling.spec)
+        {
+            record.spec = Arc::new(record.spec.sharing_with(&sibling.spec));
+        }
+        let record = Record { name, history, ..record };
         state.list(record, &mut service);
-        state.hash = state.hash.wrapping_add(service.digest());
-        state.services.insert(service.name.clone(), Arc::new(service));
+        self.open = Some(service);
         Ok(())
     }
 
+    /// The service at hand has all its instances.
+    fn close(&mut self) {
+        let Some(service) = self.open.take() else { return };
+        let state = &mut self.state;
+        state.hash = state.hash.wrapping_add(service.digest());
+        state.services.insert(service.name.clone(), Arc::new(service));
+    }
+
     /// The state, if its records are those that were saved.
-    pub fn finish(self) -> Result<State, Damaged> {
+    pub fn finish(mut self) -> Result<State, Damaged> {
+        self.close();
         let header = self.header.ok_or(Damaged::Header)?;
         let mut state = self.state;
         if state.hash != header.hash {

@@ -19,7 +19,7 @@ pub(crate) mod arbitrary;
 #[cfg(test)]
 mod tests;
 
-pub use state::{StateLoader, state_parts};
+pub use state::{StateChunk, StateLoader, StateReader, state_parts};
 
 use crate::internal::v1 as wire;
 use bytes::{BufMut, Bytes, BytesMut};

@@ -11,7 +11,11 @@ use super::{
 };
 use bytes::Bytes;
 use rollcall_core::name::{InstanceId, InstanceName, Label, ServiceName};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Most words and names that are remembered; beyond, equal ones are kept apart.
@@ -23,14 +27,33 @@ const WORTHWHILE: usize = 4096;
 
 type Read<T> = Result<T, StoredError>;
 
+/// By the hash of a text.
+type Known<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
+
+/// The keys are hashes already.
+#[derive(Debug, Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 /// What has been read so far, and may be shared.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     limit: usize,
-    words: HashMap<u64, Arc<str>>,
-    labels: HashMap<u64, Label>,
-    services: HashMap<u64, ServiceName>,
-    instances: HashMap<u64, Arc<InstanceName>>,
+    words: Known<Arc<str>>,
+    labels: Known<Label>,
+    services: Known<ServiceName>,
+    instances: Known<Arc<InstanceName>>,
     scratch: Vec<u8>,
 }
 

@@ -40,24 +40,52 @@ pub fn state_parts(state: &State) -> impl Iterator<Item = Vec<u8>> + '_ {
     })
 }
 
-/// Builds a state from the chunks of [`state_parts`], in their order.
+/// A chunk of [`state_parts`] taken apart, its content not yet understood: the first of three steps of loading, which
+/// may run side by side. The second is [`StateReader`], the third [`rollcall_core::state::Loader`].
+#[derive(Debug)]
+pub struct StateChunk(wire::StateChunk);
+
+impl StateChunk {
+    /// Takes a chunk apart.
+    pub fn decode(chunk: &[u8]) -> Result<Self, StoredError> {
+        open(chunk).map(Self)
+    }
+}
+
+/// Understands chunks, in their order; equal names and words are made once.
+#[derive(Debug)]
+pub struct StateReader(Pool);
+
+impl Default for StateReader {
+    fn default() -> Self {
+        Self(Pool::large())
+    }
+}
+
+impl StateReader {
+    /// The parts of the next chunk.
+    pub fn read(&mut self, chunk: StateChunk) -> Result<Vec<Part>, StoredError> {
+        chunk.0.parts.into_iter().map(|part| read(part, &mut self.0)).collect()
+    }
+}
+
+/// Builds a state from the chunks of [`state_parts`], in their order: all three steps, one after the other.
 #[derive(Debug)]
 pub struct StateLoader {
     loader: Loader,
-    pool: Pool,
+    reader: StateReader,
 }
 
 impl StateLoader {
     /// A loader for a state whose journal keeps `journal_limit` events.
     pub fn new(journal_limit: usize) -> Self {
-        Self { loader: Loader::new(journal_limit), pool: Pool::large() }
+        Self { loader: Loader::new(journal_limit), reader: StateReader::default() }
     }
 
     /// Takes the next chunk.
     pub fn add(&mut self, chunk: &[u8]) -> Result<(), StoredError> {
-        let chunk: wire::StateChunk = open(chunk)?;
-        for part in chunk.parts {
-            self.loader.add(read(part, &mut self.pool)?)?;
+        for part in self.reader.read(StateChunk::decode(chunk)?)? {
+            self.loader.add(part)?;
         }
         Ok(())
     }

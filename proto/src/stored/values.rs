@@ -154,19 +154,27 @@ pub(super) fn read_spec(spec: Option<wire::StoredSpec>, pool: &mut Pool) -> Read
         0 => None,
         ms => Some(Ttl::parse(Duration::from_millis(u64::from(ms)))?),
     };
-    let endpoints = spec.endpoints.into_iter().map(|endpoint| read_endpoint(endpoint, pool));
+    // Lists of their exact length: they stay in memory as long as the instance does.
+    let mut endpoints = Vec::with_capacity(spec.endpoints.len());
+    for endpoint in spec.endpoints {
+        endpoints.push(read_endpoint(endpoint, pool)?);
+    }
+    let mut tags = Vec::with_capacity(spec.tags.len());
+    for tag in &spec.tags {
+        tags.push(pool.word("tag", tag)?);
+    }
+    let mut metadata = Vec::with_capacity(spec.metadata.len());
+    for pair in &spec.metadata {
+        metadata.push((pool.word("key", &pair.key)?, pool.word("value", &pair.value)?));
+    }
     Ok(Spec {
-        endpoints: endpoints.collect::<Read<_>>()?,
+        endpoints,
         locality,
         weight: u16_of("weight", spec.weight)?,
         priority: u16_of("priority", spec.priority)?,
         version: pool.word("version", &spec.version)?,
-        tags: spec.tags.iter().map(|tag| pool.word("tag", tag)).collect::<Read<_>>()?,
-        metadata: spec
-            .metadata
-            .iter()
-            .map(|pair| Ok((pool.word("key", &pair.key)?, pool.word("value", &pair.value)?)))
-            .collect::<Read<_>>()?,
+        tags,
+        metadata,
         ttl,
         evict_after: read_span("evict_after", spec.evict_after)?,
     })

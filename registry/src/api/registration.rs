@@ -1,7 +1,11 @@
 //! RegistrationService: instances speak.
 
 use super::{Api, Caller, heartbeat::Heartbeats, status};
-use rollcall_core::{Command, Outcome, command::Done};
+use crate::lease::beat::NotAcknowledged;
+use rollcall_core::{
+    Command, Outcome,
+    command::{Done, Registered},
+};
 use rollcall_proto::{convert, error, v1, v1::registration_service_server as service};
 use std::{pin::Pin, sync::Arc};
 use tokio_stream::Stream;
@@ -24,17 +28,35 @@ impl Api {
         };
         let register =
             convert::register(request, &caller.from, admission).map_err(error::of_invalid)?;
-        let items = register.items.clone();
+        let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
         let outcome = self.submit(Command::Register(register), caller).await?;
         let Done::Registered(results) = done(&outcome)? else {
             return Err(status::unexpected("register", &outcome));
         };
+        self.renew_repeated(results, repeatable).await?;
         let seen = self.view().seen();
         let results = items.iter().zip(results).map(|(item, result)| {
             let record = seen.state.instance(&item.name);
             convert::registered(result, &item.spec, record.map(|record| &**record))
         });
         Ok(v1::RegisterResponse { items: results.collect(), revision: outcome.revision })
+    }
+
+    /// A call that repeats an earlier one is a sign of life like a beat: its owner counts the lease from it, but the
+    /// catalogue has nothing to change. `repeatable` = the outcome may be that of an earlier call.
+    async fn renew_repeated(&self, results: &[Registered], repeatable: bool) -> Result<(), Status> {
+        let leased = results.iter().filter(|result| result.lease_epoch > 0);
+        let repeated = leased.filter(|result| repeatable || !result.changed);
+        let handles: Vec<u64> = repeated.map(|result| result.generation).collect();
+        if handles.is_empty() {
+            return Ok(());
+        }
+        match self.leases().beat(handles).await {
+            Ok(_) => Ok(()),
+            // What has just been granted needs no beat.
+            Err(NotAcknowledged) if results.iter().all(|result| result.changed) => Ok(()),
+            Err(NotAcknowledged) => Err(status::no_leader(self.leases().leaderless_grace())),
+        }
     }
 
     async fn deregister_batch(

@@ -121,7 +121,8 @@ pub(super) async fn node(client: &Client, node: &NodeArg) -> Result<u64, Failure
     match named[..] {
         [member] => Ok(member.node_id),
         [] => {
-            let known: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+            let mut known: Vec<_> = members.iter().map(|member| member.name.as_str()).collect();
+            known.sort_unstable();
             let known = known.join(", ");
             let text = format!("no member is called {name}; the members are {known}");
             Err(Failure::with(Exit::Unknown, text))

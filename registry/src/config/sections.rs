@@ -274,7 +274,8 @@ impl Default for ApiSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
-    /// Levels by module, such as `info,rollcall_registry::raft=debug`.
+    /// Levels by module, such as `info,rollcall_registry::raft=debug`. openraft tells every step at
+    /// `info`.
     pub log: String,
     /// `text` for people, `json` for machines: one object on each line.
     pub format: LogFormat,
@@ -282,7 +283,7 @@ pub struct TelemetrySettings {
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
-        Self { log: "info".to_owned(), format: LogFormat::Text }
+        Self { log: "info,openraft=warn".to_owned(), format: LogFormat::Text }
     }
 }
 

@@ -20,6 +20,13 @@ pub struct BeatAnswer {
     pub fenced: Vec<(u64, Fence)>,
 }
 
+/// What a beat has come to so far, under which leadership.
+struct Renewed {
+    term: u64,
+    arrived: u64,
+    renewal: Renewal,
+}
+
 /// The beat was not acknowledged; it counts for nothing and should go to another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no leader acknowledged the beat")]
@@ -33,16 +40,21 @@ impl Leases {
         handles: Vec<u64>,
     ) -> impl Future<Output = Result<BeatAnswer, NotAcknowledged>> + Send + 'static {
         let leases = self.clone();
-        let arrived = self.0.table.now();
-        let here = self.leads();
         // Renewed before anything is awaited: load elsewhere cannot make a punctual beat late.
-        let renewal = here.then(|| leases.renew(&handles, arrived));
+        let renewal = self.renew_here(&handles);
         async move {
             match renewal {
-                Some(renewal) => leases.settle(renewal, arrived).await,
+                Some(renewed) => leases.settle(renewed).await,
                 None => leases.0.relay.ask(handles).await,
             }
         }
+    }
+
+    /// Renews as the leader; `None` where this node does not lead.
+    fn renew_here(&self, handles: &[u64]) -> Option<Renewed> {
+        let term = self.reign_with_table()?;
+        let arrived = self.0.table.now();
+        Some(Renewed { term, arrived, renewal: self.renew(handles, arrived) })
     }
 
     fn renew(&self, handles: &[u64], arrived: u64) -> Renewal {
@@ -58,11 +70,8 @@ impl Leases {
     }
 
     /// Waits for what is undecided and for committed clears, then acknowledges if this node still may.
-    async fn settle(
-        &self,
-        mut renewal: Renewal,
-        arrived: u64,
-    ) -> Result<BeatAnswer, NotAcknowledged> {
+    async fn settle(&self, renewed: Renewed) -> Result<BeatAnswer, NotAcknowledged> {
+        let Renewed { term, arrived, mut renewal } = renewed;
         if !renewal.undecided.is_empty() {
             let handles: Vec<u64> = renewal.undecided.iter().map(|(handle, _)| *handle).collect();
             timeout(WAIT_MAX, decided(std::mem::take(&mut renewal.undecided)))
@@ -78,14 +87,15 @@ impl Leases {
         }
         if !renewal.clear.is_empty() {
             let (done, cleared) = oneshot::channel();
-            let clear = Clear { handles: std::mem::take(&mut renewal.clear), done };
+            let handles = std::mem::take(&mut renewal.clear);
+            let clear = Clear { term, handles, done };
             self.0.clears.try_send(clear).map_err(|_| NotAcknowledged)?;
             match timeout(WAIT_MAX, cleared).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false) | Err(_)) | Err(_) => return Err(NotAcknowledged),
             }
         }
-        if !self.may_acknowledge() {
+        if !self.may_acknowledge(term) {
             return Err(NotAcknowledged);
         }
         Ok(BeatAnswer { reregister: renewal.reregister, fenced: renewal.fenced })
@@ -97,11 +107,10 @@ impl Leases {
         handles: Vec<u64>,
     ) -> impl Future<Output = Result<BeatAnswer, NotAcknowledged>> + Send + 'static {
         let leases = self.clone();
-        let arrived = self.0.table.now();
-        let renewal = self.leads().then(|| leases.renew(&handles, arrived));
+        let renewal = self.renew_here(&handles);
         async move {
             match renewal {
-                Some(renewal) => leases.settle(renewal, arrived).await,
+                Some(renewed) => leases.settle(renewed).await,
                 None => Err(NotAcknowledged),
             }
         }

@@ -1,9 +1,10 @@
 //! Checkpoints: what the next leader must know of leases that missed a beat, and its undoing.
 //!
-//! One task proposes both, one after the other, so that their order in the log is the order of what happened: a clear
-//! that overtook its checkpoint would let the next leader grant less than an acknowledgement promised.
+//! One task proposes both, one after the other and under one leadership, so that their order in the log is the order
+//! of what happened: a clear that overtook its checkpoint would let the next leader grant less than an acknowledgement
+//! promised.
 
-use super::{Leases, table::millis};
+use super::Leases;
 use rollcall_core::{Command, command::LeaseCheckpoint};
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::{
@@ -15,7 +16,7 @@ use tokio::{
 pub(super) const CLEARS_MAX: usize = 4_096;
 /// Clears are collected so long.
 const COLLECT: Duration = Duration::from_millis(20);
-/// How often leases that missed a beat are looked for. Each lease is named at most every max(2 s, TTL/4).
+/// How often leases that missed a beat are looked for. Each is named once, until it beats again.
 const PERIOD: Duration = Duration::from_secs(2);
 /// Leases in one command.
 const BATCH: usize = 10_000;
@@ -23,6 +24,8 @@ const BATCH: usize = 10_000;
 /// Beats of leases that a checkpoint names, waiting for a committed clear.
 #[derive(Debug)]
 pub(super) struct Clear {
+    /// The leadership under which the beats were taken.
+    pub(super) term: u64,
     pub(super) handles: Vec<u64>,
     pub(super) done: oneshot::Sender<bool>,
 }
@@ -30,10 +33,12 @@ pub(super) struct Clear {
 /// Proposes checkpoints and clears while this node leads. Ends when the node drops the lease module.
 pub(super) async fn run(leases: Leases, mut clears: mpsc::Receiver<Clear>) {
     let mut period = interval_at(Instant::now() + PERIOD, PERIOD);
-    period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    period.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             biased;
+            // First: beats that never cease must not keep the next leader from hearing of the silent ones.
+            _ = period.tick() => leases.checkpoint().await,
             first = clears.recv() => {
                 let Some(first) = first else { return };
                 tokio::time::sleep(COLLECT).await;
@@ -43,25 +48,28 @@ pub(super) async fn run(leases: Leases, mut clears: mpsc::Receiver<Clear>) {
                 }
                 leases.clear(batch).await;
             }
-            _ = period.tick() => leases.checkpoint().await,
         }
     }
 }
 
 impl Leases {
-    async fn clear(&self, batch: Vec<Clear>) {
+    async fn clear(&self, mut batch: Vec<Clear>) {
+        let term = self.reign_with_table();
+        // What was taken under another leadership is not acknowledged: dropping it says so.
+        batch.retain(|clear| Some(clear.term) == term);
+        let Some(term) = term else { return };
         let mut handles: Vec<u64> = batch.iter().flat_map(|clear| clear.handles.clone()).collect();
         handles.sort_unstable();
         handles.dedup();
         let marks = self.0.table.marks(&handles);
         let mut committed = true;
         for marks in marks.chunks(BATCH) {
-            let items = marks.iter().map(|(generation, lease_epoch, _)| LeaseCheckpoint {
-                generation: *generation,
-                lease_epoch: *lease_epoch,
+            let items = marks.iter().map(|mark| LeaseCheckpoint {
+                generation: mark.generation,
+                lease_epoch: mark.lease_epoch,
                 remaining_ms: None,
             });
-            match self.propose(Command::CheckpointLeases(items.collect())).await {
+            match self.propose(term, Command::CheckpointLeases(items.collect())).await {
                 Ok(_) => self.0.table.cleared(marks),
                 Err(error) => {
                     tracing::debug!(%error, "a lease clear was not committed");
@@ -76,19 +84,24 @@ impl Leases {
     }
 
     async fn checkpoint(&self) {
-        if !self.may_acknowledge() {
+        let Some(term) = self.reign_with_table().filter(|term| self.may_acknowledge(*term)) else {
             return;
-        }
+        };
         let missed = self.0.table.checkpoint();
         for missed in missed.chunks(BATCH) {
-            let items = missed.iter().map(|(generation, lease_epoch, remaining)| LeaseCheckpoint {
-                generation: *generation,
-                lease_epoch: *lease_epoch,
-                remaining_ms: Some(u32::try_from(millis(*remaining)).unwrap_or(u32::MAX)),
+            let items = missed.iter().map(|missed| LeaseCheckpoint {
+                generation: missed.generation,
+                lease_epoch: missed.lease_epoch,
+                remaining_ms: Some(missed.remaining),
             });
             self.0.stats.checkpoints.fetch_add(missed.len() as u64, Ordering::Relaxed);
-            if let Err(error) = self.propose(Command::CheckpointLeases(items.collect())).await {
-                tracing::debug!(%error, "a lease checkpoint was not committed");
+            match self.propose(term, Command::CheckpointLeases(items.collect())).await {
+                Ok(_) => self.0.table.named(missed),
+                Err(error) => {
+                    // Named again by the next one. They stay marked: it may be in the log all the same.
+                    tracing::debug!(%error, "a lease checkpoint was not committed");
+                    return;
+                }
             }
         }
     }

@@ -1,26 +1,31 @@
 //! Leases: who still answers the roll call. The timing contract of the design's section 6.
 //!
-//! * [`table`]: deadlines in the leader's memory, renewed by arrival time
+//! * [`table`]: deadlines in the leader's memory, renewed by arrival time; [`time`], [`evictions`]: its parts
 //! * [`beat`]: what a heartbeat comes to, on the leader and through a follower
 //! * [`relay`]: batches of beats between nodes
-//! * [`sweep`]: expiry, eviction and protection, proposed by the leader
+//! * [`sweep`]: when the leader looks at what is due; [`expire`], [`evict`], [`protect`]: what it proposes then
 //! * [`checkpoint`]: what the next leader must know of leases that missed a beat
 
 pub mod beat;
 pub mod checkpoint;
+pub mod evict;
+pub mod evictions;
+pub mod expire;
+pub mod protect;
 pub mod relay;
 pub mod sweep;
 pub mod table;
+pub mod time;
 
 use crate::{
     host::Host,
-    raft::{Published, Replica},
-    view::View,
+    raft::{Published, Replica, SubmitError, leadership::Leadership},
+    view::{Follower, View},
 };
 use checkpoint::Clear;
 use rollcall_core::{
     Command,
-    command::{Done, Outcome, SetProtection},
+    command::{Done, Outcome},
     protection::{Gate, Thresholds},
     record::Actor,
 };
@@ -29,7 +34,7 @@ use std::{
     time::Duration,
 };
 use table::LeaseTable;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// A proposal of this module is given up after this, and made again where it is still needed.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(2);
@@ -85,6 +90,7 @@ pub struct Leases(Arc<Inner>);
 struct Inner {
     table: LeaseTable,
     replica: Replica,
+    leadership: watch::Receiver<Leadership>,
     view: View,
     host: Host,
     settings: LeaseSettings,
@@ -116,6 +122,7 @@ impl Leases {
         let leases = Self(Arc::new(Inner {
             table: LeaseTable::new(host.clock.clone()),
             node: format!("{:016x}", replica.node_id()).into(),
+            leadership: replica.leadership(),
             replica,
             view,
             host,
@@ -129,9 +136,20 @@ impl Leases {
         (leases, tasks)
     }
 
-    /// Follows what was applied. To be called for every batch, by the thread that applies.
-    pub fn follow(&self, published: &Published) {
+    /// Follows what was applied: to be called for every batch, by the thread that applies. It does not keep the module
+    /// alive, which itself holds the view that calls it.
+    pub fn follower(&self) -> Follower {
+        let leases = Arc::downgrade(&self.0);
+        Box::new(move |published| {
+            if let Some(leases) = leases.upgrade() {
+                Self(leases).follow(published);
+            }
+        })
+    }
+
+    fn follow(&self, published: &Published) {
         self.0.table.follow(&published.state, &published.changes);
+        self.follow_protection(&published.changes);
     }
 
     /// The table, for status and metrics.
@@ -149,50 +167,51 @@ impl Leases {
         self.0.settings.leaderless_grace
     }
 
-    /// Whether this node leads, has loaded the leases, and heard from a quorum within the leader lease. Asked when an
-    /// acknowledgement is sent: a leader that was cut off meanwhile promises nothing.
-    pub fn may_acknowledge(&self) -> bool {
-        let contact = self.0.replica.quorum_contact_age();
-        self.leads() && contact.is_some_and(|age| age < self.0.replica.leader_lease())
+    /// Whether this node leads in this term, has loaded the leases, and heard from a quorum within the leader lease.
+    /// Asked when an acknowledgement is sent: a leader that was cut off meanwhile promises nothing, and one that was
+    /// elected again since knows nothing of the beat.
+    fn may_acknowledge(&self, term: u64) -> bool {
+        self.0.table.is_active(term) && {
+            let contact = self.0.replica.quorum_contact_age_in(term);
+            contact.is_some_and(|age| age < self.0.replica.leader_lease())
+        }
     }
 
-    /// Whether this node leads and has loaded every lease.
-    fn leads(&self) -> bool {
-        self.0.table.is_active(self.reign())
+    /// The term in which this node leads and has loaded every lease.
+    fn reign_with_table(&self) -> Option<u64> {
+        let term = self.reign();
+        self.0.table.is_active(term).then_some(term)
     }
 
     /// The term in which this node leads and has applied an entry of its own; 0 = none.
     fn reign(&self) -> u64 {
-        self.0.replica.leadership().borrow().reign.as_ref().map_or(0, |reign| reign.term)
+        self.0.leadership.borrow().reign.as_ref().map_or(0, |reign| reign.term)
     }
 
     fn actor(&self) -> Actor {
         Actor::Registry(self.0.node.clone())
     }
 
-    async fn propose(&self, command: Command) -> Result<Done, Refused> {
-        let outcome: Arc<Outcome> =
-            self.0.replica.propose_on_leader(command, PROPOSE_DEADLINE).await?;
+    /// Proposes what this node has decided as the leader of `term`: in another one it must not count.
+    async fn propose(&self, term: u64, command: Command) -> Result<Done, Refused> {
+        let proposed = self.0.replica.propose_in_term(term, command, PROPOSE_DEADLINE);
+        let outcome: Arc<Outcome> = proposed.await?;
         Ok(outcome.result.clone()?)
-    }
-
-    /// Begins or ends protection on the decision of this node.
-    async fn set_protection(&self, set: SetProtection) {
-        let scope = set.scope.clone();
-        match self.propose(Command::SetProtection(set)).await {
-            Ok(_) => tracing::warn!(%scope, "protection of a scope changed"),
-            Err(error) => {
-                tracing::warn!(%scope, %error, "protection of a scope could not be changed")
-            }
-        }
     }
 }
 
-/// A proposal of this module that came to nothing. It is tried again by the next sweep.
+/// A proposal of this module that came to nothing, as far as is known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     #[error(transparent)]
-    Submit(#[from] crate::raft::SubmitError),
+    Submit(#[from] SubmitError),
     #[error(transparent)]
     Rejected(#[from] rollcall_core::Rejection),
+}
+
+impl Refused {
+    /// Whether it may take effect all the same.
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Submit(SubmitError::OutcomeUnknown { .. }))
+    }
 }

@@ -13,10 +13,14 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use rollcall_proto::internal::v1::{
     RelayRequest, RelayResponse, beat_relay_client::BeatRelayClient, beat_relay_server,
 };
-use std::{collections::BTreeMap, pin::Pin, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::{Pin, pin},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -31,6 +35,8 @@ const BATCH: usize = 50_000;
 const IN_FLIGHT: usize = 64;
 /// The stream to the leader must stand within this.
 const OPEN: Duration = Duration::from_millis(500);
+/// The leader must have answered within this; it gives up sooner by itself.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// One message of a client, to be passed on.
 #[derive(Debug)]
@@ -53,14 +59,15 @@ impl Relay {
     pub(super) async fn ask(&self, handles: Vec<u64>) -> Result<BeatAnswer, NotAcknowledged> {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(Ask { handles, answer }).map_err(|_| NotAcknowledged)?;
-        answered.await.map_err(|_| NotAcknowledged)?
+        let answered = timeout(ANSWER, answered).await.map_err(|_| NotAcknowledged)?;
+        answered.map_err(|_| NotAcknowledged)?
     }
 }
 
 /// Passes beats on to whoever leads, until the node stops.
 pub(super) async fn run(leases: Leases, mut asks: mpsc::Receiver<Ask>) {
     while let Some(first) = asks.recv().await {
-        let leader = leases.0.replica.leadership().borrow().leader.as_ref().map(|(id, _)| *id);
+        let leader = leases.0.leadership.borrow().leader.as_ref().map(|(id, _)| *id);
         // To this node itself: it has begun to lead since the beat came in, or does not lead any more.
         let other = leader.filter(|id| *id != leases.0.replica.node_id());
         let Some(leader) = other else {
@@ -76,6 +83,32 @@ pub(super) async fn run(leases: Leases, mut asks: mpsc::Receiver<Ask>) {
 
 type Waiting = BTreeMap<u64, Vec<Ask>>;
 
+/// Beats that are being collected for the next batch.
+#[derive(Debug, Default)]
+struct Next {
+    asks: Vec<Ask>,
+    handles: Vec<u64>,
+    /// When to send it.
+    due: Option<Instant>,
+}
+
+impl Next {
+    fn add(&mut self, ask: Ask) {
+        let due = *self.due.get_or_insert_with(|| Instant::now() + COLLECT);
+        self.handles.extend_from_slice(&ask.handles);
+        self.asks.push(ask);
+        if self.handles.len() >= BATCH {
+            self.due = Some(due.min(Instant::now()));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.handles.len() >= BATCH
+    }
+}
+
+/// Passes beats on to one leader, until it leads no more or the stream breaks. Answers are taken, and the next batch
+/// is collected, while others are on their way: a slow one holds back nothing but itself.
 async fn pass_on(
     leases: &Leases,
     leader: u64,
@@ -86,18 +119,21 @@ async fn pass_on(
     let channel = leases.0.replica.channel_to(leader, Lane::Control).ok_or_else(gone)?;
     let (batches, outbound) = mpsc::channel(IN_FLIGHT);
     let mut client = BeatRelayClient::new(channel);
-    let mut waiting = Waiting::new();
-    let mut sequence = 1;
-    // The first batch goes out before the answer's head is awaited: the leader sends it with its first reply.
-    send(&batches, &mut waiting, sequence, first, asks).await?;
-    let opened = timeout(OPEN, client.relay(ReceiverStream::new(outbound))).await;
-    let mut answers =
-        opened.map_err(|_| Status::deadline_exceeded("open the relay"))??.into_inner();
-    let mut leadership = leases.0.replica.leadership();
+    let mut opening = pin!(timeout(OPEN, client.relay(ReceiverStream::new(outbound))));
+    let mut answers: Option<Streaming<RelayResponse>> = None;
+    let (mut waiting, mut next, mut sequence) = (Waiting::new(), Next::default(), 0);
+    next.add(first);
+    // This one has not seen the present leader yet: a change since the caller looked is not missed.
+    let mut leadership = leases.0.leadership.clone();
     loop {
+        let room = waiting.len() < IN_FLIGHT && !next.is_full();
         tokio::select! {
             biased;
-            answer = answers.message() => match answer? {
+            opened = &mut opening, if answers.is_none() => {
+                let opened = opened.map_err(|_| Status::deadline_exceeded("open the relay"))?;
+                answers = Some(opened?.into_inner());
+            }
+            answer = message(&mut answers), if answers.is_some() => match answer? {
                 Some(answer) => settle(&mut waiting, &answer),
                 None => return Ok(()),
             },
@@ -107,35 +143,36 @@ async fn pass_on(
                     return Ok(());
                 }
             }
-            ask = asks.recv(), if waiting.len() < IN_FLIGHT => {
-                let Some(ask) = ask else { return Ok(()) };
+            () = at(next.due), if next.due.is_some() => {
+                let Next { asks, handles, .. } = std::mem::take(&mut next);
                 sequence += 1;
-                send(&batches, &mut waiting, sequence, ask, asks).await?;
+                waiting.insert(sequence, asks);
+                // There is room for as many as may wait: full means closed.
+                let closed = |_| Status::unavailable("the relay is closed");
+                batches.try_send(RelayRequest { sequence, handles }).map_err(closed)?;
             }
+            ask = asks.recv(), if room => match ask {
+                Some(ask) => next.add(ask),
+                None => return Ok(()),
+            },
         }
     }
 }
 
-/// Collects what else arrives within 10 ms and sends it as one batch.
-async fn send(
-    batches: &mpsc::Sender<RelayRequest>,
-    waiting: &mut Waiting,
-    sequence: u64,
-    first: Ask,
-    asks: &mut mpsc::Receiver<Ask>,
-) -> Result<(), Status> {
-    tokio::time::sleep(COLLECT).await;
-    let mut handles = first.handles.clone();
-    let mut batch = vec![first];
-    while handles.len() < BATCH
-        && let Ok(ask) = asks.try_recv()
-    {
-        handles.extend_from_slice(&ask.handles);
-        batch.push(ask);
+async fn message(
+    answers: &mut Option<Streaming<RelayResponse>>,
+) -> Result<Option<RelayResponse>, Status> {
+    match answers {
+        Some(answers) => answers.message().await,
+        None => std::future::pending().await,
     }
-    waiting.insert(sequence, batch);
-    let closed = |_| Status::unavailable("the relay is closed");
-    batches.send(RelayRequest { sequence, handles }).await.map_err(closed)
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn settle(waiting: &mut Waiting, answer: &RelayResponse) {
@@ -241,5 +278,60 @@ fn answer_out(sequence: u64, mut answer: BeatAnswer) -> RelayResponse {
         superseded: fenced(Fence::Superseded),
         deregistered: fenced(Fence::Deregistered),
         reregister: answer.reregister,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn beats_beyond_the_queue_are_not_acknowledged_at_once() {
+        let (relay, asks) = Relay::new();
+        let mut waiting = FuturesUnordered::new();
+        for handle in 0..QUEUE as u64 {
+            waiting.push(relay.ask(vec![handle]));
+        }
+        // The first look at each puts it into the queue.
+        assert!(futures_util::poll!(waiting.next()).is_pending());
+        assert_eq!(asks.len(), QUEUE);
+        let refused = timeout(Duration::from_secs(5), relay.ask(vec![1])).await;
+        assert_eq!(refused, Ok(Err(NotAcknowledged)));
+        drop(asks);
+        assert_eq!(waiting.next().await, Some(Err(NotAcknowledged)));
+    }
+
+    #[test]
+    fn a_batch_is_sent_when_it_is_full() {
+        let mut next = Next::default();
+        let ask = || Ask { handles: vec![0; BATCH / 2], answer: oneshot::channel().0 };
+        next.add(ask());
+        assert!(!next.is_full());
+        assert!(next.due.is_some_and(|due| due > Instant::now()));
+        next.add(ask());
+        assert!(next.is_full());
+        assert!(next.due.is_some_and(|due| due <= Instant::now()));
+    }
+
+    #[test]
+    fn each_client_hears_of_its_own_leases_alone() {
+        let (mut waiting, mut answers) = (Waiting::new(), Vec::new());
+        let mut asks = Vec::new();
+        for handles in [vec![1, 2], vec![3, 4]] {
+            let (answer, answered) = oneshot::channel();
+            asks.push(Ask { handles, answer });
+            answers.push(answered);
+        }
+        waiting.insert(7, asks);
+        let mut answer =
+            BeatAnswer { reregister: vec![4, 1], fenced: vec![(3, Fence::Superseded)] };
+        answer.fenced.push((2, Fence::Deregistered));
+        settle(&mut waiting, &answer_out(7, answer));
+        let mut next = || answers.remove(0).try_recv().unwrap().unwrap();
+        let first = BeatAnswer { reregister: vec![1], fenced: vec![(2, Fence::Deregistered)] };
+        assert_eq!(next(), first);
+        let second = BeatAnswer { reregister: vec![4], fenced: vec![(3, Fence::Superseded)] };
+        assert_eq!(next(), second);
+        assert!(waiting.is_empty());
     }
 }

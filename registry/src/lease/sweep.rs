@@ -1,49 +1,33 @@
-//! The leader's sweep: what is over is proposed to the log, which decides.
+//! The leader's sweep: looks every 10 ms at what is due and has it proposed.
 //!
-//! Level-triggered: what could not be committed is armed again and proposed by a later tick, never forgotten.
+//! Level-triggered: what could not be committed is looked at again, never forgotten. Nothing is awaited between two
+//! looks, so that a gap between them is a pause of this process and nothing else.
 
 use super::{
-    LeaseTasks, Leases, checkpoint, relay,
-    table::{Decision, Overdue},
+    LeaseTasks, Leases, checkpoint,
+    expire::{ROUND, Round},
+    relay,
 };
-use rollcall_core::{
-    Command, State,
-    command::{
-        Done, EvictInstances, Eviction, ExpireLeases, Expired, Expiry, ProtectionChange,
-        SetProtection,
-    },
-    protection::{RanOut, exit},
-    record::LeaseState,
-};
+use rollcall_core::{Command, record::Scope};
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::Ordering,
     time::Duration,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
 
 /// How often the sweep looks.
 const TICK: Duration = Duration::from_millis(10);
-/// A longer gap between two looks is a pause of this process, and is added to every deadline.
-const GAP: Duration = Duration::from_millis(200);
-/// Leases or instances in one command.
-const BATCH: usize = 1_000;
-/// Commands of the sweep in flight.
-const IN_FLIGHT: usize = 4;
-/// What could not be committed is proposed again after this.
-const RETRY: Duration = Duration::from_millis(100);
-/// What may not end yet (maintenance, protection) is looked at again after this.
-const RECHECK: Duration = Duration::from_secs(1);
-/// Whether protection ends is asked this often, and not sooner after its beginning.
+/// After a gap nothing expires for so long: beats that waited in sockets are read first.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Whether protection ends is asked this often, and not sooner after its beginning or after a failure.
 const EXIT_CHECK: Duration = Duration::from_secs(1);
 /// Cluster time passes at least this often while something waits for it.
 const ADVANCE: Duration = Duration::from_secs(10);
-/// Released leases are expired this often.
-const RELEASE: Duration = Duration::from_millis(50);
 
 impl LeaseTasks {
     /// Runs the lease module until the node stops. Everything it spawned ends with it.
@@ -55,13 +39,18 @@ impl LeaseTasks {
         tasks.spawn(advance_time(self.leases.clone()));
         tasks.spawn(sweep(self.leases));
         while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                // A node without its sweep would never expire anything again: better to stop and say so.
-                std::panic::resume_unwind(error.into_panic());
-            }
+            // A node without its sweep would never expire anything again: better to stop and say so.
+            unwrap_ended(ended);
         }
+    }
+}
+
+/// The result of a task; its panic goes on here. `None`: it was aborted.
+fn unwrap_ended<T>(ended: Result<T, tokio::task::JoinError>) -> Option<T> {
+    match ended {
+        Ok(value) => Some(value),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 
@@ -86,7 +75,8 @@ async fn follow_reign(leases: Leases) {
     }
 }
 
-/// Lets cluster time pass while something waits for it and nobody writes.
+/// Lets cluster time pass while something waits for it and nobody writes, and carries on at once with what has
+/// come to its end but was too much for one command.
 async fn advance_time(leases: Leases) {
     let mut tick = interval(ADVANCE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,8 +87,12 @@ async fn advance_time(leases: Leases) {
             let view = leases.0.view.load();
             (view.state.waits_for_time(), view.state.cluster_ms())
         };
-        if leases.reign() != 0 && waits && cluster_ms == seen {
-            let _ = leases.propose(Command::AdvanceTime).await;
+        let term = leases.reign();
+        if term != 0 && waits && cluster_ms == seen {
+            let mut advanced = leases.propose(term, Command::AdvanceTime).await.is_ok();
+            while advanced && leases.0.view.load().state.is_overdue() {
+                advanced = leases.propose(term, Command::AdvanceTime).await.is_ok();
+            }
         }
         seen = leases.0.view.load().state.cluster_ms();
     }
@@ -109,274 +103,214 @@ async fn sweep(leases: Leases) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweep = Sweep::new(leases);
     loop {
-        tick.tick().await;
-        sweep.tick().await;
+        tokio::select! {
+            biased;
+            Some(ended) = sweep.work.join_next() => {
+                if let Some(ended) = unwrap_ended(ended) {
+                    sweep.ended(ended);
+                }
+            }
+            _ = tick.tick() => sweep.tick(),
+        }
     }
 }
 
+/// Work that the sweep has begun; one of each kind at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Confirm,
+    Expire,
+    Evict,
+    Release,
+    EndProtection,
+}
+
+/// Work that is done: whether it went well, and what was the count of gaps when it began.
+type Ended = (Kind, bool, u64);
+
 struct Sweep {
     leases: Leases,
-    /// Monotonic time of the last look.
-    last: Duration,
-    /// Term in which leadership was confirmed since the last pause.
-    confirmed: u64,
-    in_flight: Arc<Semaphore>,
-    releasing: Arc<Semaphore>,
+    work: JoinSet<Ended>,
+    busy: BTreeSet<Kind>,
+    /// Term of the reign that was seen last, and whether beats could be acknowledged then.
+    term: u64,
+    led: bool,
+    /// Gaps so far: in the looks, in the contact with a quorum, in the reign.
+    gaps: u64,
+    /// When the last gap was noticed.
+    gap_at: Duration,
+    /// Gaps after which leadership was confirmed.
+    confirmed: Option<u64>,
     next_release: Duration,
     next_exit: Duration,
     /// When each protected scope was first seen.
-    protected: BTreeMap<rollcall_core::record::Scope, Duration>,
+    protected: BTreeMap<Scope, Duration>,
 }
 
 impl Sweep {
     fn new(leases: Leases) -> Self {
-        let last = leases.0.host.clock.monotonic();
+        let now = leases.0.host.clock.monotonic();
         Self {
             leases,
-            last,
-            confirmed: 0,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            releasing: Arc::new(Semaphore::new(1)),
-            next_release: last,
-            next_exit: last,
+            work: JoinSet::new(),
+            busy: BTreeSet::new(),
+            term: 0,
+            led: false,
+            gaps: 0,
+            gap_at: now,
+            confirmed: None,
+            next_release: now,
+            next_exit: now,
             protected: BTreeMap::new(),
         }
     }
 
-    async fn tick(&mut self) {
+    fn begin(&mut self, kind: Kind, work: impl Future<Output = bool> + Send + 'static) {
+        let gaps = self.gaps;
+        self.busy.insert(kind);
+        self.work.spawn(async move { (kind, work.await, gaps) });
+    }
+
+    fn ended(&mut self, (kind, well, gaps): Ended) {
+        self.busy.remove(&kind);
+        match kind {
+            Kind::Confirm if well => self.confirmed = Some(gaps),
+            Kind::Expire if !well => {
+                // What should be held is not held yet.
+                self.next_exit = self.leases.0.host.clock.monotonic() + EXIT_CHECK;
+            }
+            Kind::Confirm | Kind::Expire | Kind::Evict | Kind::Release | Kind::EndProtection => {}
+        }
+    }
+
+    fn tick(&mut self) {
         let now = self.leases.0.host.clock.monotonic();
-        let gap = now.saturating_sub(self.last);
-        self.last = now;
-        if gap > GAP {
-            self.leases.0.table.add_pause(gap);
+        let Some(term) = self.look(now) else { return };
+        if self.confirmed != Some(self.gaps) {
+            if !self.busy.contains(&Kind::Confirm) {
+                let replica = self.leases.0.replica.clone();
+                let round =
+                    async move { replica.read_index(super::PROPOSE_DEADLINE).await.is_ok() };
+                self.begin(Kind::Confirm, round);
+            }
+            return;
+        }
+        if now.saturating_sub(self.gap_at) < SETTLE {
+            return;
+        }
+        self.expire(term);
+        self.evict(term);
+        self.release(term, now);
+        self.end_protection(term, now);
+    }
+
+    /// Keeps lease time, and returns the term in which this node may let leases end.
+    fn look(&mut self, now: Duration) -> Option<u64> {
+        let table = &self.leases.0.table;
+        let active = self.leases.reign_with_table();
+        let leads = active.is_some_and(|term| self.leases.may_acknowledge(term));
+        let lost = active.is_some_and(|term| term == self.term) && self.led && !leads;
+        if lost {
+            // Nothing since the last contact with a quorum was acknowledged for certain.
+            let contact = active.and_then(|term| self.leases.0.replica.quorum_contact_age_in(term));
+            table.time().leave_out(contact.unwrap_or_default().saturating_sub(TICK));
+            if contact.is_some() {
+                tracing::warn!(
+                    ?contact,
+                    "no contact with a quorum: no lease ends until it is back"
+                );
+            }
+        }
+        let gap = table.time().look(leads || active.is_none());
+        if let Some(gap) = gap {
             self.leases.0.stats.pauses.fetch_add(1, Ordering::Relaxed);
-            self.confirmed = 0;
             tracing::warn!(?gap, "this process was paused: every lease is prolonged by the pause");
         }
-        let reign = self.leases.reign();
-        if reign == 0 || !self.leases.may_acknowledge() {
+        if gap.is_some() || leads != self.led || active.unwrap_or(0) != self.term {
+            self.gaps += 1;
+            self.gap_at = now;
+        }
+        self.led = leads;
+        self.term = active.unwrap_or(0);
+        active.filter(|_| leads)
+    }
+
+    fn expire(&mut self, term: u64) {
+        if self.busy.contains(&Kind::Expire) {
             return;
         }
-        if self.confirmed != reign {
-            // One round through a quorum: leadership is confirmed, and beats that waited in sockets were read.
-            let confirmed = self.leases.0.replica.read_index(super::PROPOSE_DEADLINE).await.is_ok();
-            self.last = self.leases.0.host.clock.monotonic();
-            if confirmed {
-                self.confirmed = reign;
-            }
+        let (deciding, decision) = watch::channel(());
+        let overdue = self.leases.0.table.take_overdue(ROUND, &decision);
+        if overdue.is_empty() {
             return;
         }
-        self.expire();
-        self.evict();
-        if now >= self.next_release {
-            self.next_release = now + RELEASE;
-            self.release();
-        }
-        if now >= self.next_exit {
-            self.next_exit = now + EXIT_CHECK;
-            self.end_protection(now);
-        }
+        let leases = self.leases.clone();
+        self.begin(Kind::Expire, async move {
+            let done = leases.expire(Round { term, overdue, decision }).await;
+            // Wakes the beats that wait for it.
+            drop(deciding);
+            done
+        });
     }
 
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.in_flight.clone().try_acquire_owned().ok()
-    }
-
-    fn expire(&self) {
-        while let Some(permit) = self.permit() {
-            let (deciding, decision): (watch::Sender<()>, Decision) = watch::channel(());
-            let overdue = self.leases.0.table.take_overdue(BATCH, &decision);
-            if overdue.is_empty() {
-                return;
-            }
-            let leases = self.leases.clone();
-            tokio::spawn(async move {
-                leases.expire(overdue).await;
-                drop((deciding, permit));
-            });
+    fn evict(&mut self, term: u64) {
+        if self.busy.contains(&Kind::Evict) {
+            return;
         }
-    }
-
-    fn evict(&self) {
-        let Some(permit) = self.permit() else { return };
-        let table = &self.leases.0.table;
-        let due = {
-            let mut book = table.book();
-            let now = table.now();
-            book.evictions.due(now, BATCH)
-        };
+        let due = self.leases.take_evictions();
         if due.is_empty() {
             return;
         }
         let leases = self.leases.clone();
-        tokio::spawn(async move {
-            leases.evict(due).await;
-            drop(permit);
+        self.begin(Kind::Evict, async move {
+            leases.evict(term, due).await;
+            true
         });
     }
 
     /// Expires leases whose protection has ended, at a bounded rate.
-    fn release(&self) {
-        let state = self.leases.0.view.seen().state.clone();
-        if state.released().is_empty() {
+    fn release(&mut self, term: u64, now: Duration) {
+        if now < self.next_release || self.busy.contains(&Kind::Release) {
             return;
         }
-        let Ok(permit) = self.releasing.clone().try_acquire_owned() else { return };
-        let share = f64::from(self.leases.0.settings.release_rate) * RELEASE.as_secs_f64();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a small count"
-        )]
-        let count = (share as usize).max(1);
-        let items = state.released().iter().filter_map(|generation| {
-            let lease = state.by_generation(*generation)?.lease?;
-            let evidence = "protection has ended and it is still silent".into();
-            Some(Expiry { generation: *generation, lease_epoch: lease.epoch, evidence })
-        });
-        let items: Vec<Expiry> = items.take(count).collect();
-        let leases = self.leases.clone();
-        tokio::spawn(async move {
-            let expire = ExpireLeases { items, actor: leases.actor() };
-            if let Err(error) = leases.propose(Command::ExpireLeases(expire)).await {
-                tracing::debug!(%error, "released leases were not expired, they will be");
-            }
-            drop(permit);
-        });
-    }
-
-    fn end_protection(&mut self, now: Duration) {
-        let state = self.leases.0.view.seen().state.clone();
-        self.protected.retain(|scope, _| state.protections().contains_key(scope));
-        for scope in state.protections().keys() {
-            let since = *self.protected.entry(scope.clone()).or_insert(now);
-            if now.saturating_sub(since) < EXIT_CHECK {
-                continue;
-            }
-            let Some(reason) = exit(&state, scope, &self.leases.0.settings.thresholds) else {
-                continue;
-            };
-            let set = SetProtection {
-                scope: scope.clone(),
-                change: ProtectionChange::Leave(reason),
-                actor: self.leases.actor(),
-                evidence: "".into(),
-                request_id: None,
-            };
-            let leases = self.leases.clone();
-            tokio::spawn(async move { leases.set_protection(set).await });
-        }
-    }
-}
-
-impl Leases {
-    fn gate(&self) -> std::sync::MutexGuard<'_, rollcall_core::protection::Gate> {
-        self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn expire(&self, overdue: Vec<Overdue>) {
-        let state = self.0.view.seen().state.clone();
-        let due = ran_out(&state, &overdue);
-        if self.0.settings.protection {
-            let now = self.0.table.now();
-            let entries = self.gate().entries(now, &due, &state, &self.0.settings.thresholds);
-            for entry in entries {
-                let set = SetProtection {
-                    scope: entry.scope,
-                    change: ProtectionChange::Enter { restore: entry.restore },
-                    actor: self.actor(),
-                    evidence: entry.evidence.into(),
-                    request_id: None,
-                };
-                self.set_protection(set).await;
-            }
-        }
-        let items = overdue.iter().map(|lease| Expiry {
-            generation: lease.generation,
-            lease_epoch: lease.lease_epoch,
-            evidence: format!("no beat for {:.3} s", lease.silent.as_secs_f64()).into(),
-        });
-        let expire = ExpireLeases { items: items.collect(), actor: self.actor() };
-        self.0.stats.expiries.fetch_add(overdue.len() as u64, Ordering::Relaxed);
-        match self.propose(Command::ExpireLeases(expire)).await {
-            Ok(Done::Expired(outcomes)) => self.expired(&overdue, &due, &outcomes),
-            Ok(_) | Err(_) => {
-                for lease in &overdue {
-                    self.0.table.undecide(lease.generation, RETRY);
-                }
-            }
-        }
-    }
-
-    fn expired(&self, overdue: &[Overdue], due: &[RanOut], outcomes: &[Expired]) {
-        let mut gone = Vec::new();
-        for (lease, outcome) in overdue.iter().zip(outcomes) {
-            match outcome {
-                Expired::Expired => gone.push(lease.generation),
-                Expired::Held => {}
-                Expired::Suspended => self.0.table.undecide(lease.generation, RECHECK),
-                Expired::Superseded => self.0.table.undecide(lease.generation, RETRY),
-            }
-        }
-        gone.sort_unstable();
-        let gone = due.iter().filter(|lease| gone.binary_search(&lease.generation).is_ok());
-        self.gate().expired(self.0.table.now(), gone.cloned());
-    }
-
-    async fn evict(&self, due: Vec<u64>) {
-        let state = self.0.view.seen().state.clone();
-        let mut items = Vec::new();
-        let mut later = Vec::new();
-        for generation in due {
-            let Some(record) = state.by_generation(generation) else { continue };
-            let Some(lease) = record.lease.filter(|l| l.state == LeaseState::Expired) else {
-                continue;
-            };
-            if !record.evictable() || state.is_protected(&record.name.service) {
-                later.push(generation);
-                continue;
-            }
-            let waited = super::table::evict_after(&state, record);
-            let evidence = format!("expired for {:.1} s", waited.as_secs_f64()).into();
-            items.push(Eviction { generation, lease_epoch: lease.epoch, evidence });
-        }
-        self.evict_again(&later, RECHECK);
+        let seen = self.leases.0.view.seen();
+        let (count, pause) = self.leases.release_pace();
+        let items = self.leases.take_released(&seen.state, count);
         if items.is_empty() {
             return;
         }
-        let generations: Vec<u64> = items.iter().map(|item| item.generation).collect();
-        self.0.stats.evictions.fetch_add(items.len() as u64, Ordering::Relaxed);
-        let evict = EvictInstances { items, actor: self.actor() };
-        let after = match self.propose(Command::EvictInstances(evict)).await {
-            Ok(_) => RECHECK,
-            Err(_) => RETRY,
-        };
-        let state = self.0.view.seen().state.clone();
-        let left: Vec<u64> =
-            generations.into_iter().filter(|g| state.by_generation(*g).is_some()).collect();
-        self.evict_again(&left, after);
+        self.next_release = now + pause;
+        let leases = self.leases.clone();
+        self.begin(Kind::Release, async move {
+            leases.release(term, items).await;
+            true
+        });
     }
 
-    fn evict_again(&self, generations: &[u64], after: Duration) {
-        if generations.is_empty() {
+    fn end_protection(&mut self, term: u64, now: Duration) {
+        // What an expiry is about to hold counts as missing, but not yet for the catalogue.
+        let deciding = self.busy.contains(&Kind::Expire);
+        if now < self.next_exit || deciding || self.busy.contains(&Kind::EndProtection) {
             return;
         }
-        let mut book = self.0.table.book();
-        let at = self.0.table.now() + super::table::millis(after);
-        for generation in generations {
-            book.evictions.arm(*generation, at);
+        self.next_exit = now + EXIT_CHECK;
+        let seen = self.leases.0.view.seen();
+        let protections = seen.state.protections();
+        self.protected.retain(|scope, _| protections.contains_key(scope));
+        for scope in protections.keys() {
+            self.protected.entry(scope.clone()).or_insert(now);
         }
+        let mut ending = self.leases.ending(&seen.state);
+        ending.retain(|(scope, _)| {
+            self.protected.get(scope).is_some_and(|since| now.saturating_sub(*since) >= EXIT_CHECK)
+        });
+        if ending.is_empty() {
+            return;
+        }
+        let leases = self.leases.clone();
+        self.begin(Kind::EndProtection, async move {
+            leases.end_protection(term, ending).await;
+            true
+        });
     }
-}
-
-fn ran_out(state: &State, overdue: &[Overdue]) -> Vec<RanOut> {
-    let known = overdue.iter().filter_map(|lease| {
-        let record = state.by_generation(lease.generation)?;
-        Some(RanOut {
-            service: record.name.service.clone(),
-            generation: lease.generation,
-            lease_epoch: lease.lease_epoch,
-        })
-    });
-    known.collect()
 }

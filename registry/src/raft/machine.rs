@@ -16,6 +16,7 @@ use rollcall_proto::stored;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::load::load_state;
 use super::log::Fatal;
 use super::snapshot::{SnapshotHandle, SnapshotStore};
 use super::transfer::{Snapshot, SnapshotData};
@@ -217,9 +218,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot: SnapshotData,
     ) -> Result<(), io::Error> {
         let (store, journal_events) = (self.snapshots.clone(), self.journal_events);
+        let mode = self.host.writer;
         let load = move || {
             // Loaded before it is made current: what cannot be understood must not replace what can.
-            let state = load_state(&snapshot, journal_events)?;
+            let state = load_state(&snapshot, journal_events, mode)?;
             store.install(&snapshot)?;
             Ok::<_, io::Error>(state)
         };
@@ -237,15 +239,6 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let latest = self.snapshots.latest();
         Ok(latest.map(|snapshot| Snapshot { meta: snapshot.meta().clone(), snapshot }))
     }
-}
-
-fn load_state(snapshot: &SnapshotHandle, journal_events: usize) -> Result<State, io::Error> {
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let mut loader = stored::StateLoader::new(journal_events);
-    for part in snapshot.parts() {
-        loader.add(&part?).map_err(invalid)?;
-    }
-    loader.finish().map_err(invalid)
 }
 
 /// Writes one snapshot: of the state as it was when the builder was made.

@@ -2,7 +2,7 @@
 //!
 //! * [`replica`]: the door for the rest of the server; [`settings`], [`errors`], [`status`] go with it
 //! * `submit`, `stamp`, `reads`: the ways of a write and of a linearizable read
-//! * [`machine`]: applies what is committed, publishes it, makes and loads snapshots
+//! * [`machine`], `load`: applies what is committed, publishes it, makes and loads snapshots
 //! * [`leadership`], [`membership`], `join`, `duties`: who leads, who belongs to it, what a node does by itself
 //! * [`peers`], [`guard`], `network`, `server`, `transfer`, `wire`: between the nodes
 //! * [`log`], [`snapshot`], [`identity`], `record`: on disk
@@ -14,6 +14,7 @@ pub mod guard;
 pub mod identity;
 mod join;
 pub mod leadership;
+mod load;
 pub mod log;
 pub mod machine;
 pub mod membership;

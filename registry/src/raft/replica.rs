@@ -244,6 +244,20 @@ impl Replica {
         self.shared.propose(command, timeout).await
     }
 
+    /// Has a command carried out that only the leader of `term` may have decided. It takes no place among the
+    /// commands of callers, so that their number cannot delay the end of a lease: the caller bounds them.
+    ///
+    /// # Errors
+    /// As [`Replica::propose_on_leader`]; [`SubmitError::NotLeader`] also where this node leads in another term.
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Arc<Outcome>, SubmitError> {
+        self.shared.propose_as(Some(term), command, timeout).await
+    }
+
     /// Returns when everything that was acknowledged anywhere before this call is applied and published here.
     /// On any node; asks a quorum, through the leader, each time anew.
     ///
@@ -267,6 +281,11 @@ impl Replica {
     /// How long ago a quorum answered this leader; `None` where this node is no leader, or never was answered.
     pub fn quorum_contact_age(&self) -> Option<Duration> {
         self.shared.quorum_contact_age()
+    }
+
+    /// As [`Replica::quorum_contact_age`], and `None` where this node does not lead in `term`.
+    pub fn quorum_contact_age_in(&self, term: u64) -> Option<Duration> {
+        self.shared.quorum_contact(Some(term))
     }
 
     /// How long a leader may trust its last contact with a quorum.

@@ -1,6 +1,5 @@
 //! What the parts of one replica share: the handles to openraft, to the peers, to the disk and to each other.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,17 +93,26 @@ impl Shared {
     }
 
     /// How long ago a quorum answered this node as its leader; `None` on others, and on a leader that hands
-    /// over. Zero where it is the quorum.
+    /// over. Zero where it is the quorum. Asked for every beat: a look at the metrics, without a copy.
     pub(crate) fn quorum_contact_age(&self) -> Option<Duration> {
-        let metrics = self.metrics();
-        if metrics.current_leader != Some(self.node_id())
+        self.quorum_contact(None)
+    }
+
+    /// As [`Shared::quorum_contact_age`], and `None` where the leader is not that of `term`.
+    pub(crate) fn quorum_contact(&self, term: Option<u64>) -> Option<Duration> {
+        let me = self.node_id();
+        let receiver = self.raft.metrics();
+        let metrics = receiver.borrow_watched();
+        let leads = metrics.vote.leader_id.term;
+        if metrics.current_leader != Some(me)
             || !metrics.state.is_leader()
-            || self.is_handing_over(metrics.vote.leader_id.term)
+            || term.is_some_and(|term| term != leads)
+            || self.is_handing_over(leads)
         {
             return None;
         }
-        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        if voters.len() == 1 && voters.contains(&self.node_id()) {
+        let configs = metrics.membership_config.get_joint_config();
+        if !configs.is_empty() && configs.iter().all(|voters| voters.iter().eq([&me])) {
             return Some(Duration::ZERO);
         }
         metrics.last_quorum_acked.map(|at| at.elapsed())

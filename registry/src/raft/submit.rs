@@ -47,11 +47,27 @@ impl Shared {
         let limit = self.settings.in_flight_max;
         let _permit =
             self.in_flight.try_acquire().map_err(|_| SubmitError::Overloaded { limit })?;
+        self.propose_as(None, command, timeout).await
+    }
+
+    /// Proposes a command on this node, which must be the leader, of `expected` where a term is given.
+    pub(crate) async fn propose_as(
+        &self,
+        expected: Option<u64>,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Arc<Outcome>, SubmitError> {
+        if self.stop.is_cancelled() {
+            return Err(SubmitError::Stopped);
+        }
         if self.log.is_nearly_full() {
             return Err(SubmitError::DiskFull);
         }
         let Ok(leader) = self.raft.as_leader() else { return Err(self.not_leader()) };
         let (term, leader_id) = (leader.leader_id().term, leader.to_committed_leader_id());
+        if expected.is_some_and(|expected| expected != term) {
+            return Err(self.not_leader());
+        }
         let clock = &self.host.clock;
         let stamped = self.stamper().stamp(term, clock.monotonic(), clock.wall_ms(), command);
         let bytes = stored::encode_command(&stamped);

@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::harness::{Registry, finish, program, start, until};
+use super::harness::{Registry, Running, finish, program, start, until};
 
 #[test]
 fn three_nodes_form_a_cluster_that_members_leave_and_enter() {
@@ -52,9 +52,8 @@ fn a_server_waits_to_be_taken_in_as_a_learner_and_is_promoted() {
     let mut server = server(data.path());
     server.args(["--name", "late"]);
     let mut server = start(server);
-    let told = server.message("the node listens");
-    let peer = told.split("peer=").nth(1).unwrap().split(' ').next().unwrap();
-    let added = registry.json(&["member", "add", peer, "--learner"]);
+    let peer = listens(&mut server, "peer");
+    let added = registry.json(&["member", "add", &peer, "--learner"]);
     let id = added["node_id"].as_str().unwrap();
     let role = |id: &str| {
         let status = registry.json(&["status"]);
@@ -67,6 +66,74 @@ fn a_server_waits_to_be_taken_in_as_a_learner_and_is_promoted() {
     assert_eq!(role(id), "FOLLOWER");
     server.signal(Signal::TERM);
     server.end().exits(0);
+}
+
+/// Instances with as much metadata as is allowed: the log fills fast.
+fn large(batch: usize) -> rollcall_client::v1::RegisterRequest {
+    use rollcall_client::v1;
+    let endpoint = v1::Endpoint {
+        name: "http".into(),
+        host: "127.0.0.1".into(),
+        port: 80,
+        ..Default::default()
+    };
+    let spec = v1::InstanceSpec {
+        endpoints: vec![endpoint],
+        persistent: true,
+        metadata: (0..14).map(|key| (format!("key-{key}"), "x".repeat(500))).collect(),
+        ..Default::default()
+    };
+    let item = |at: usize| v1::Registration {
+        name: Some(v1::InstanceName {
+            service: "web".into(),
+            instance_id: format!("web-{batch}-{at}"),
+            ..Default::default()
+        }),
+        spec: Some(spec.clone()),
+        owner_nonce: vec![7; 16],
+        ..Default::default()
+    };
+    v1::RegisterRequest { items: (0..10).map(item).collect(), ..Default::default() }
+}
+
+#[test]
+fn a_server_whose_disk_fails_exits_with_70_and_keeps_what_it_acknowledged() {
+    let data = tempfile::tempdir().unwrap();
+    // Files may grow to 1.1 MB; the signal that says so is ignored, so that writing fails instead.
+    let limited = server(data.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 2200; exec \"$0\" \"$@\""]);
+    command.arg(limited.get_program()).args(limited.get_args()).arg("--bootstrap");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut failing = start(command);
+    let address = listens(&mut failing, "grpc");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let acknowledged = runtime.block_on(async {
+        let client = rollcall_client::Client::new([address.as_str()]).unwrap();
+        let mut batch = 0;
+        while client.register_once(large(batch)).await.is_ok() {
+            batch += 1;
+            assert!(batch < 100, "the disk never failed");
+        }
+        10 * batch
+    });
+    failing.end().exits(70).says(&["cannot be trusted any more", "raft.log"]);
+    let mut again = start(server(data.path()));
+    let address = listens(&mut again, "grpc");
+    let count = || {
+        let status = finish(program(["status", "-o", "json", "--addr", &address]));
+        status.json()["instance_count"].as_u64().unwrap()
+    };
+    until("what was acknowledged is there", || count() >= acknowledged as u64);
+    again.signal(Signal::TERM);
+    again.end().exits(0);
+}
+
+/// The address that a starting server names in its log.
+fn listens(server: &mut Running, what: &str) -> String {
+    let told = server.message("the node listens");
+    let rest = told.split(&format!("{what}=")).nth(1).unwrap();
+    rest.split(' ').next().unwrap().to_owned()
 }
 
 fn server(data: &Path) -> Command {
@@ -150,10 +217,17 @@ fn a_temporary_directory_is_removed_at_the_end_and_a_given_one_is_kept() {
     dev.end().exits(0);
     assert!(!data.exists());
 
+    for count in ["1", "3"] {
+        a_given_directory_is_kept(count);
+    }
+}
+
+fn a_given_directory_is_kept(count: &str) {
     let kept = tempfile::tempdir().unwrap();
+    let arguments = ["dev", "-o", "json", "--port-base", "0", "--nodes"];
     let again = || {
-        let mut command = program(["dev", "-o", "json", "--port-base", "0", "--data-dir"]);
-        command.arg(kept.path());
+        let mut command = program(arguments);
+        command.args([count, "--data-dir"]).arg(kept.path());
         let mut dev = start(command);
         let ready: serde_json::Value = serde_json::from_str(&dev.line()).unwrap();
         (dev, ready["nodes"][0]["grpc"].as_str().unwrap().to_owned())
@@ -165,8 +239,17 @@ fn a_temporary_directory_is_removed_at_the_end_and_a_given_one_is_kept() {
     dev.signal(Signal::TERM);
     dev.end().exits(0);
     let (dev, address) = again();
-    finish(program(["resolve", "web", "--addr", &address])).exits(0);
+    let linearizable = ["resolve", "web", "--consistency", "linearizable", "--addr", &address];
+    finish(program(linearizable)).exits(0);
     drop(dev);
+    if count == "3" {
+        let mut fewer = program(arguments);
+        fewer.args(["2", "--data-dir"]).arg(kept.path());
+        finish(fewer).exits(1).says(&["holds 3 nodes: give --nodes 3"]);
+        let mut moved = program(["dev", "--port-base", "20000", "--nodes", "3", "--data-dir"]);
+        moved.arg(kept.path());
+        finish(moved).exits(1).says(&["at other addresses", "--port-base 0"]);
+    }
 }
 
 #[test]

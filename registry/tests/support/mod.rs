@@ -7,6 +7,12 @@
     reason = "each test binary uses a part of it, and a test may unwrap"
 )]
 
+pub mod beating;
+
+use rollcall_core::{
+    name::{InstanceName, ServiceName},
+    record::HealthStatus,
+};
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient,
     discovery_service_client::DiscoveryServiceClient, journal_service_client::JournalServiceClient,
@@ -15,7 +21,10 @@ use rollcall_proto::v1::{
 use rollcall_registry::{
     api::ApiSettings,
     host::Host,
-    lease::LeaseSettings,
+    lease::{
+        LeaseSettings,
+        beat::{BeatAnswer, NotAcknowledged},
+    },
     node::{Entry, Listen, Node, NodeOptions},
     raft::{JoinOptions, RaftSettings},
 };
@@ -49,8 +58,19 @@ pub fn free() -> SocketAddr {
 }
 
 pub async fn start_in(dir: TempDir, settings: &Settings, entry: Entry, seed: u64) -> Running {
+    start_on(Host::system(seed), dir, settings, entry, seed).await
+}
+
+/// Starts a node on a host of the test's choice.
+pub async fn start_on(
+    host: Host,
+    dir: TempDir,
+    settings: &Settings,
+    entry: Entry,
+    seed: u64,
+) -> Running {
     let options = options_in(&dir, settings, entry, seed);
-    let node = Node::start(options, Host::system(seed)).await.expect("the node starts");
+    let node = Node::start(options, host).await.expect("the node starts");
     Running { node, dir }
 }
 
@@ -78,16 +98,20 @@ pub async fn single(settings: &Settings) -> Running {
 
 /// Three nodes of one cluster, all voters.
 pub async fn three(settings: &Settings) -> Vec<Running> {
-    let first = single(settings).await;
-    let seeds = vec![first.node.listen.peer];
-    let mut nodes = vec![first];
-    for seed in 2..=3 {
-        let join = JoinOptions { seeds: seeds.clone(), ..JoinOptions::default() };
-        let entry = Entry { bootstrap: false, join };
-        nodes.push(start_in(TempDir::new().unwrap(), settings, entry, seed).await);
-    }
-    for running in &nodes {
-        within("the node is ready", running.node.ready()).await;
+    three_on(settings, Host::system).await
+}
+
+/// Three nodes on hosts of the test's choice, made from the seeds 1 to 3.
+pub async fn three_on(settings: &Settings, host: impl Fn(u64) -> Host) -> Vec<Running> {
+    let mut nodes: Vec<Running> = Vec::new();
+    for seed in 1..=3 {
+        let seeds = nodes.first().map(|first| first.node.listen.peer).into_iter().collect();
+        let join = JoinOptions { seeds, ..JoinOptions::default() };
+        let entry = Entry { bootstrap: nodes.is_empty(), join };
+        let dir = TempDir::new().unwrap();
+        nodes.push(start_on(host(seed), dir, settings, entry, seed).await);
+        let newest = &nodes[nodes.len() - 1];
+        within("the node is ready", newest.node.ready()).await;
     }
     let voters = || {
         let members = nodes[0].node.replica().status().members;
@@ -122,7 +146,45 @@ pub fn leader_of(nodes: &[Running]) -> Option<usize> {
     nodes.iter().position(|running| running.node.replica().leadership().borrow().reign.is_some())
 }
 
+/// The index of the node that leads, once one does.
+pub async fn leads(nodes: &[Running]) -> usize {
+    eventually("a node leads", || leader_of(nodes).is_some()).await;
+    leader_of(nodes).expect("a leader")
+}
+
+/// Stops all nodes in order.
+pub async fn stop(nodes: Vec<Running>) {
+    for running in nodes {
+        running.node.shutdown().await;
+    }
+}
+
 impl Running {
+    /// The health of an instance as this node sees it; `None` where it is not listed.
+    pub fn health(&self, service: &str, id: &str) -> Option<HealthStatus> {
+        let name = InstanceName::parse("", service, id).unwrap();
+        self.node.api().view().seen().state.instance(&name).map(|record| record.health)
+    }
+
+    /// How many instances of a service can be routed to, as this node sees it.
+    pub fn routable(&self, service: &str) -> usize {
+        let seen = self.node.api().view().seen();
+        let service = seen.state.service(&ServiceName::parse("", service).unwrap()).cloned();
+        let instances = service.iter().flat_map(|service| service.instances.values());
+        instances.filter(|record| record.routable()).count()
+    }
+
+    /// Registers through this node; returns the lease handles.
+    pub async fn register(&self, items: Vec<v1::Registration>) -> Vec<u64> {
+        let answer = self.registration().register(batch(items)).await.expect("register");
+        answer.into_inner().items.iter().map(|item| item.lease_handle).collect()
+    }
+
+    /// One beat through this node, without the wire.
+    pub async fn beat(&self, handles: &[u64]) -> Result<BeatAnswer, NotAcknowledged> {
+        self.node.api().leases().beat(handles.to_vec()).await
+    }
+
     pub fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.node.listen.grpc)).unwrap().connect_lazy()
     }
@@ -208,7 +270,7 @@ pub fn padded(mut registration: v1::Registration, bytes: usize) -> v1::Registrat
 
 impl Running {
     /// Registers; returns the revision.
-    pub async fn register(&self, items: Vec<v1::Registration>) -> u64 {
+    pub async fn enlist(&self, items: Vec<v1::Registration>) -> u64 {
         let answer = self.registration().register(batch(items)).await.expect("register");
         answer.into_inner().revision
     }

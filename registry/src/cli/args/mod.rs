@@ -27,6 +27,7 @@ use super::values::{self, InstanceArg, RegistryAddress};
 const EXIT_CODES: &str = "Exit codes:
   0 ok   1 error   2 usage   3 unknown service or instance
   4 known, but no instance is routable   5 no registry node answered
+  70 the disk of a server failed   128+N ended by signal N
   (`run` exits with the code of the program it ran)
 
 Examples:

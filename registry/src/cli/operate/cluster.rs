@@ -11,6 +11,9 @@ use super::super::{Exit, Failure, Outcome, json, lookup, stdout, words};
 
 /// Longest time for a change of the membership: a new member first receives the whole state.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
+/// After a transfer the new leader is looked for so often, 2 s in all.
+const LOOKS: usize = 40;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Shows the cluster as the asked node sees it.
 pub(crate) async fn status(context: &Context) -> Outcome {
@@ -63,7 +66,9 @@ pub(crate) async fn status(context: &Context) -> Outcome {
 
 fn members(members: &[v1::Member]) -> Result<(), Failure> {
     let header = ["NAME", "ID", "ROLE", "GRPC", "HTTP", "PEER", "LAG", "LAST CONTACT"];
-    let rows = members.iter().map(|member| {
+    let mut members: Vec<_> = members.iter().collect();
+    members.sort_by_key(|member| (&member.name, member.node_id));
+    let rows = members.into_iter().map(|member| {
         [
             member.name.clone(),
             words::id(member.node_id),
@@ -142,7 +147,16 @@ pub(crate) async fn leader(context: &Context, command: LeaderCommand) -> Outcome
         None => 0,
     };
     let client = context.client.with_timeout(CHANGE_TIMEOUT);
-    let answer = client.transfer_leader(v1::TransferLeaderRequest { target_node_id }).await?;
+    let mut answer = client.transfer_leader(v1::TransferLeaderRequest { target_node_id }).await?;
+    // The new leader makes itself known a moment after the old one has let go.
+    let known = |leader: u64| leader != 0 && [0, leader].contains(&target_node_id);
+    for _ in 0..LOOKS {
+        if known(answer.leader_node_id) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+        answer.leader_node_id = context.client.get_cluster_status().await?.leader_node_id;
+    }
     if context.is_json() {
         stdout::json(&json::of(&answer))?;
     } else {

@@ -20,7 +20,7 @@ const API_PORT: u16 = 8502;
 pub(crate) fn dev(args: &DevArgs, output: Output) -> Outcome {
     let mut loaded = load_config(&Default::default())?;
     if loaded.origin("telemetry.log").is_none() {
-        loaded.config.telemetry.log = "warn".to_owned();
+        loaded.config.telemetry.log = "warn,openraft=error".to_owned();
     }
     telemetry::start(&loaded.config.telemetry)?;
     let temporary = match args.data_dir {

@@ -1,5 +1,6 @@
 //! Nodes in this process: `server`, `dev`, `config`.
 
+mod addresses;
 mod config;
 mod demo;
 mod dev;

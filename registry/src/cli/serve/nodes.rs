@@ -8,6 +8,7 @@ use rollcall_client::Client;
 
 use super::super::args::DevArgs;
 use super::super::{Exit, Failure};
+use super::addresses::Addresses;
 use crate::config::Config;
 use crate::host::Host;
 use crate::node::Node;
@@ -28,12 +29,13 @@ impl Nodes {
         data: &Path,
         seed: u64,
     ) -> Result<Self, Failure> {
+        let addresses = Addresses::load(data)?.choose(args, data)?;
         let mut nodes = Self(Vec::new());
-        for index in 0..args.nodes {
+        for (index, listen) in (0..args.nodes).zip(addresses) {
             let mut config = base.clone();
             config.node.name = format!("n{}", index + 1);
             config.node.data_dir = data.join(&config.node.name);
-            config.listen = args.listen(index);
+            config.listen = listen;
             config.cluster.bootstrap = index == 0;
             let seeds: Vec<SocketAddr> = nodes.0.iter().map(|node| node.listen.peer).collect();
             // Nodes of one process must not draw the same numbers.
@@ -48,6 +50,7 @@ impl Nodes {
                 ))
             })?);
         }
+        Addresses::save(&nodes.0, data)?;
         match tokio::time::timeout(FORMING, nodes.formed(usize::from(args.nodes))).await {
             Ok(()) => Ok(nodes),
             Err(_) => Err(Failure::new(format!(

@@ -30,7 +30,7 @@ const NEW_LOG_FILE: &str = "raft.log.new";
 const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"RCALLLOG";
 /// What redb keeps in memory; the tail serves nearly all reads.
-const CACHE_BYTES: usize = 16 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 /// A record holds at most this many entries and about this many bytes.
 const RECORD_ENTRIES_MAX: usize = 4096;
 const RECORD_BYTES_MAX: usize = 256 << 10;

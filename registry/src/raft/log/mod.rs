@@ -37,7 +37,7 @@ const QUEUE_BYTES: u32 = 64 << 20;
 /// between nodes stays below its limit.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of entries are kept in memory by default, beyond those that are not durable yet.
-pub const TAIL_BYTES_DEFAULT: usize = 64 << 20;
+pub const TAIL_BYTES_DEFAULT: usize = 8 << 20;
 
 /// How to open the log.
 #[derive(Clone, Debug)]

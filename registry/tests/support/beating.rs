@@ -1,0 +1,68 @@
+//! A client that beats over the wire.
+
+use super::{Running, within};
+use rollcall_proto::v1;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// A heartbeat stream to one node.
+pub struct Beating {
+    beats: mpsc::Sender<v1::StreamHeartbeatsRequest>,
+    answers: tonic::Streaming<v1::StreamHeartbeatsResponse>,
+    sequence: u64,
+}
+
+impl Beating {
+    pub async fn at(node: &Running) -> Self {
+        Self::open(node).await.expect("stream")
+    }
+
+    pub async fn open(node: &Running) -> Result<Self, tonic::Status> {
+        let (beats, outbound) = mpsc::channel(16);
+        let request = ReceiverStream::new(outbound);
+        let answers = node.registration().stream_heartbeats(request).await?;
+        Ok(Self { beats, answers: answers.into_inner(), sequence: 0 })
+    }
+
+    /// Beats until a beat is acknowledged: one that falls into a change of the leader is not.
+    pub async fn beat(&mut self, handles: &[u64]) -> v1::StreamHeartbeatsResponse {
+        within("an acknowledgement", async {
+            loop {
+                self.sequence += 1;
+                let message = v1::StreamHeartbeatsRequest {
+                    sequence: self.sequence,
+                    alive_handles: handles.to_vec(),
+                    release_handles: vec![],
+                };
+                self.beats.send(message).await.expect("the stream is open");
+                let patience = Duration::from_millis(150);
+                if let Ok(answer) = tokio::time::timeout(patience, self.answer()).await {
+                    return answer;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Says goodbye for these leases.
+    pub async fn goodbye(&mut self, handles: &[u64]) {
+        self.sequence += 1;
+        let message = v1::StreamHeartbeatsRequest {
+            sequence: self.sequence,
+            alive_handles: vec![],
+            release_handles: handles.to_vec(),
+        };
+        self.beats.send(message).await.expect("the stream is open");
+    }
+
+    async fn answer(&mut self) -> v1::StreamHeartbeatsResponse {
+        loop {
+            let answer = self.answers.message().await.expect("answer");
+            let answer = answer.expect("the stream goes on");
+            if answer.ack_sequence == self.sequence {
+                return answer;
+            }
+        }
+    }
+}
