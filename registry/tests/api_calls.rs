@@ -1,4 +1,5 @@
 //! Calls on one node: reads, limits and refusals, deadlines, health, metrics, the start of a node.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Random changes against several watchers on three nodes: each ends with what a lookup answers, none goes back, and
 //! what it knew at a revision is what a lookup answered at that revision.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -64,7 +65,7 @@ async fn change(nodes: &[Killable], dice: &Random) {
             let mut item = registration(service, &format!("l{id}"), 3);
             item.owner_nonce = dice.wide_bits().to_be_bytes().to_vec();
             item.spec.as_mut().unwrap().evict_after = support::seconds(0);
-            node.register(vec![item]).await;
+            node.enlist(vec![item]).await;
         }
         5 | 6 => {
             let items = (0..4).map(|n| v1::Deregistration {

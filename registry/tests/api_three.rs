@@ -1,16 +1,23 @@
 //! The API on three nodes: reads on followers, forwarding, watches and tails that outlive their node.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cluster;
 mod support;
 
+use cluster::TightDisk;
 use rollcall_proto::{
     error::{Details, reason},
     v1::{self, Consistency},
 };
-use std::time::Duration;
+use rollcall_registry::{
+    host::Host,
+    node::{Entry, Node},
+};
+use std::{sync::Arc, time::Duration};
 use support::{
-    Killable, Settings, batch, eventually, leader_among,
+    Killable, Running, Settings, batch, eventually, leader_among,
     model::{Model, services},
-    persistent, registration, three_killable, within,
+    options_in, persistent, registration, three_killable, within,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -195,4 +202,40 @@ async fn heartbeats_are_told_to_go_and_lose_no_beat() {
     let shutdown = within("the shutdown", leaving.shutdown());
     let (status, ()) = tokio::join!(told, shutdown);
     assert_eq!((status.code(), &*reason_of(&status)), (Code::Unavailable, reason::DRAINING));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_is_nearly_full_refuses_writes_and_answers_reads() {
+    let disk = Arc::new(TightDisk::default());
+    let dir = tempfile::tempdir().unwrap();
+    let entry = Entry { bootstrap: true, ..Entry::default() };
+    let options = options_in(&dir, &Settings::default(), entry, 1);
+    let host = Host { disk: disk.clone(), ..Host::system(1) };
+    let node = Node::start(options, host).await.unwrap();
+    within("the node leads", node.ready()).await;
+    let running = Running { node, dir };
+    running.enlist(vec![persistent("web", "a")]).await;
+    disk.set_full(true);
+    let refused = within("a refusal", async {
+        for n in 0.. {
+            let write = batch(vec![persistent("web", &format!("b{n}"))]);
+            if let Err(status) = running.registration().register(write).await {
+                return status;
+            }
+        }
+        unreachable!()
+    })
+    .await;
+    let expected = (Code::ResourceExhausted, reason::DISK_FULL.to_owned());
+    assert_eq!((refused.code(), reason_of(&refused)), expected);
+    assert!(Details::of(&refused).retry_after.is_some());
+    assert!(running.resolve("web").await.contains(&"a".to_owned()));
+    disk.set_full(false);
+    within("there is space", async {
+        while running.registration().register(batch(vec![persistent("web", "z")])).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    running.node.shutdown().await;
 }

@@ -1,4 +1,5 @@
 //! Watch and journal on one node, over real sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
