@@ -1,4 +1,12 @@
-//! The registry server: the only place where the parts meet.
+//! The registry server: the only place where the parts meet. In the order of the flow:
+//!
+//! * [`node`]: builds the parts, wires them, owns their tasks, stops them; read it first
+//! * [`api`]: the gRPC services; [`http`] and [`metrics`]: health and figures
+//! * [`raft`]: consensus, the durable log, snapshots; [`raft::Replica`] is its only door
+//! * [`view`]: what readers see, swapped once per applied batch
+//! * [`lease`]: the leader's memory of heartbeats, and what it proposes
+//! * [`host`] with [`clock`], [`net`], [`disk`]: what a node gets from outside
+//! * [`config`], [`cli`]: settings and the command line
 
 pub mod api;
 pub mod cli;

@@ -181,6 +181,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn every_metric_stands_in_the_guide_for_operators() {
+        let guide = include_str!("../../docs/operate.md");
+        for row in TABLE {
+            let total = if row.kind == Kind::Counter { "_total" } else { "" };
+            let name = format!("`rollcall_{}{total}`", row.name);
+            assert!(guide.contains(&name), "{name} is missing");
+        }
+    }
+
+    #[test]
     fn names_are_unique_and_in_the_style_of_prometheus() {
         let table = TABLE.iter().map(|row| (row.name, row.help));
         let all: Vec<(&str, &str)> = table.chain(CallMetrics::NAMES).collect();
