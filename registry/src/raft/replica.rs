@@ -52,8 +52,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Replica {
     shared: Arc<Shared>,
-    /// Held until the last clone is gone: the data directory is this node's.
-    _lock: Arc<DirLock>,
+    /// Held until the node is shut down, or its last clone is gone: the data directory is this node's.
+    lock: Arc<Mutex<Option<DirLock>>>,
 }
 
 impl fmt::Debug for Replica {
@@ -168,7 +168,7 @@ impl Replica {
         tasks.spawn(leadership::watch(Arc::clone(&shared)));
         tasks.spawn(reads::run(Arc::clone(&shared), waiters));
         duties::spawn(&shared);
-        Ok(Self { shared, _lock: Arc::new(lock) })
+        Ok(Self { shared, lock: Arc::new(Mutex::new(Some(lock))) })
     }
 
     /// Serves the peer service and `more` services on the peer listener, until the node shuts down.
@@ -466,6 +466,8 @@ impl Replica {
         if let Err(error) = shared.log.close().await {
             tracing::warn!(%error, "close the raft log");
         }
+        // Nothing of this node reaches the directory any more, whoever still holds a clone.
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
