@@ -269,10 +269,21 @@ pub fn padded(mut registration: v1::Registration, bytes: usize) -> v1::Registrat
 }
 
 impl Running {
-    /// Registers; returns the revision.
+    /// Registers; returns the revision. A machine that stalls for a leader's lease has no leader for a moment: as a
+    /// client would, this tries again where nothing was done.
     pub async fn enlist(&self, items: Vec<v1::Registration>) -> u64 {
-        let answer = self.registration().register(batch(items)).await.expect("register");
-        answer.into_inner().revision
+        within("a registration", async {
+            loop {
+                match self.registration().register(batch(items.clone())).await {
+                    Ok(answer) => return answer.into_inner().revision,
+                    Err(status) if status.code() == tonic::Code::Unavailable => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    Err(status) => panic!("register: {status:?}"),
+                }
+            }
+        })
+        .await
     }
 
     /// Deregisters one instance as an operator; returns the revision.
