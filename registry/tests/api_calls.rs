@@ -266,18 +266,26 @@ async fn refusals_of_the_catalogue_have_their_codes() {
 
 /// One call with any bytes as its body; the status of the answer.
 async fn raw(node: &Running, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Status {
-    let mut request = http::Request::post(path.to_owned()).header("te", "trailers");
-    if !headers.iter().any(|(name, _)| *name == "content-type") {
-        request = request.header("content-type", "application/grpc");
-    }
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let body = tonic::body::Body::new(Full::new(Bytes::from(body)));
+    let request = || {
+        let mut request = http::Request::post(path.to_owned()).header("te", "trailers");
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/grpc");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = tonic::body::Body::new(Full::new(Bytes::from(body.clone())));
+        request.body(body).unwrap()
+    };
     let mut channel = node.channel();
     let call = async {
-        std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-        channel.call(request.body(body).unwrap()).await.unwrap()
+        loop {
+            std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+            // A deadline in the headers also ends tonic's own side, sometimes before the server's answer is here.
+            if let Ok(answer) = channel.call(request()).await {
+                return answer;
+            }
+        }
     };
     let (parts, body) = within("an answer", call).await.into_parts();
     if let Some(status) = Status::from_header_map(&parts.headers) {
