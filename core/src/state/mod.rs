@@ -1,7 +1,7 @@
 //! The catalogue, and `apply`: its only writer. Total and deterministic: equal logs give equal states.
 //!
 //! `mod.rs` holds the data, the way in and the one place where a record is replaced;
-//! `register`, `remove`, `lease`, `admin` hold what the commands mean, `aging` what time does, `image` the snapshot.
+//! `register`, `remove`, `lease`, `admin`, `secret` hold what the commands mean, `aging` what time does, `image` the snapshot.
 
 mod admin;
 mod aging;
@@ -9,6 +9,7 @@ mod image;
 mod lease;
 mod register;
 mod remove;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::{
     name::{InstanceId, InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, Admin, Event, LeaseState, Reason, Record, Scope, Status, Subject, Tombstone},
+    secret::ClusterSecret,
 };
 use aging::Aging;
 use imbl::{OrdMap, OrdSet, Vector};
@@ -118,6 +120,7 @@ pub struct State {
     floors: OrdMap<Label, u64>,
     floor: u64,
     requests: OrdMap<crate::command::RequestId, Arc<Remembered>>,
+    secret: Option<ClusterSecret>,
     aging: Aging,
     journal: Vector<Arc<Event>>,
     journal_limit: usize,
@@ -150,6 +153,7 @@ impl State {
             floors: OrdMap::new(),
             floor: 0,
             requests: OrdMap::new(),
+            secret: None,
             aging: Aging::default(),
             journal: Vector::new(),
             journal_limit: journal_limit.max(1),
@@ -179,6 +183,7 @@ impl State {
             Command::SetAdminState(set) => self.set_admin_state(set),
             Command::PutServicePolicy(put) => self.put_policy(put),
             Command::DeleteServicePolicy(delete) => self.delete_policy(delete),
+            Command::PutClusterSecret(secret) => self.put_secret(*secret),
             Command::CheckpointLeases(items) => self.checkpoint_leases(items),
             Command::ExpireLeases(expire) => self.expire_leases(expire),
             Command::EvictInstances(evict) => self.evict_instances(evict),
