@@ -243,7 +243,7 @@ impl Node {
         let mut leadership = self.replica.leadership();
         loop {
             let freshness = self.api.freshness();
-            if freshness.leader_known && freshness.staleness.is_some() {
+            if freshness.leader_known && freshness.staleness.is_some() && self.dns.is_current() {
                 return;
             }
             let look = tokio::time::timeout(Duration::from_millis(20), leadership.changed());

@@ -61,6 +61,11 @@ impl Desk {
         self.surroundings.load_full()
     }
 
+    /// Whether answers are made from a state that is in step with a leader.
+    pub fn is_current(&self) -> bool {
+        self.surroundings.load().standing == Standing::Current
+    }
+
     /// From now on answers are made with these.
     pub(super) fn surround(&self, surroundings: Surroundings) {
         self.surroundings.store(Arc::new(surroundings));

@@ -174,6 +174,11 @@ impl Dns {
         self.desk.stats().clone()
     }
 
+    /// Whether it answers from a state that is in step with a leader.
+    pub fn is_current(&self) -> bool {
+        self.desk.is_current()
+    }
+
     /// Ends all of it; no thread and no task runs afterwards.
     pub async fn shutdown(&mut self) {
         self.stopping.cancel();

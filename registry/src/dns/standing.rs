@@ -8,8 +8,9 @@ use rollcall_dns::{Node, Standing};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked at.
+/// How often it is looked at while it can be trusted, and while not.
 const LOOK: Duration = Duration::from_millis(100);
+const ANXIOUS_LOOK: Duration = Duration::from_millis(10);
 
 /// Keeps a desk told.
 #[derive(Debug)]
@@ -32,10 +33,11 @@ impl Trust {
             if *known != now {
                 self.desk.surround(now);
             }
+            let pause = if standing == Standing::Current { LOOK } else { ANXIOUS_LOOK };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

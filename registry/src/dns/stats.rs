@@ -47,7 +47,7 @@ const TRANSPORTS: [&str; 2] = ["udp", "tcp"];
 const CELLS: usize = (KINDS.len() + 1) * (CODES.len() + 1) * TRANSPORTS.len();
 /// Upper bounds of the histogram in seconds; the last one holds the rest.
 const BOUNDS: [f64; 9] =
-    [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025, f64::MAX];
+    [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025, f64::INFINITY];
 
 /// Why nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,9 +56,12 @@ impl Conversation {
             let Ok(Ok(1..)) = read else { return Err(Over) };
         }
         while let Some(length) = self.whole()? {
-            self.answer(length, place);
-            if self.unwritten.len() >= WRITE_BYTES {
+            let answered = self.answer(length, place);
+            if !answered || self.unwritten.len() >= WRITE_BYTES {
                 self.write(place).await?;
+            }
+            if !answered {
+                return Err(Over);
             }
         }
         self.write(place).await?;
@@ -76,7 +79,8 @@ impl Conversation {
         Ok((self.unread.len() >= PREFIX + length).then_some(length))
     }
 
-    fn answer(&mut self, length: usize, place: &Held) {
+    /// False: it was no query. Who sends such a thing on a connection has lost its step, or means no good.
+    fn answer(&mut self, length: usize, place: &Held) -> bool {
         let shared = &place.shared;
         self.unread.advance(PREFIX);
         let query = self.unread.split_to(length);
@@ -86,12 +90,13 @@ impl Conversation {
             transport: Transport::Tcp,
             random: shared.random.bits(),
         };
-        if shared.desk.answer(arrival, shared.shard, &mut self.reply)
-            && let Ok(length) = u16::try_from(self.reply.len())
-        {
-            self.unwritten.extend(length.to_be_bytes());
-            self.unwritten.append(&mut self.reply);
+        if !shared.desk.answer(arrival, shared.shard, &mut self.reply) {
+            return false;
         }
+        let Ok(length) = u16::try_from(self.reply.len()) else { return false };
+        self.unwritten.extend(length.to_be_bytes());
+        self.unwritten.append(&mut self.reply);
+        true
     }
 
     /// Lengths and messages leave in one write where the network takes them at once.
