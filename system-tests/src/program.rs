@@ -43,6 +43,11 @@ impl Program {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it without a warning, as a crash does.
     pub(crate) fn kill(&mut self) -> io::Result<ExitStatus> {
         let _ = self.child.kill();
