@@ -29,6 +29,8 @@ pub(crate) mod kind {
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
+    pub(crate) const SVCB: u16 = 64;
+    pub(crate) const HTTPS: u16 = 65;
     pub(crate) const ANY: u16 = 255;
 }
 
