@@ -54,6 +54,10 @@ pub(super) fn answers(stage: &mut Stage) -> Checked {
     let register =
         ["register", "web", "--id", "a", "--persistent", "--endpoint", "http=10.99.0.1:80"];
     until("it is registered", SOON, || run(&register))?;
+    until("all three vote", SOON, || {
+        let text = run(&["status", "-o", "json"])?;
+        check(text.matches("\"FOLLOWER\"").count() == 2, || text.clone())
+    })?;
     let listed = |text: &str| text.contains("10.99.0.1");
     let stale = |text: &str| text.contains("EDE: 3");
     for machine in &machines {

@@ -67,7 +67,7 @@ pub(super) fn forms(stage: &mut Stage) -> Checked {
     let alias = dig(server, &["+short", "web.service.consul", "AAAA"])?;
     check(alias.trim() == "::1", || format!("the alias: {alias}"))?;
     let text = dig(server, &["web.service.rollcall.internal", "SRV", "+nsid"])?;
-    for expected in ["(good)", "n-of-one", "flags: qr aa rd;", " 7 IN SRV", "ADDITIONAL: 4"] {
+    for expected in ["(good)", "n-of-one", "flags: qr aa rd;", " 7 IN\tSRV", "ADDITIONAL: 4"] {
         check(text.contains(expected), || format!("{expected:?} is missing:\n{text}"))?;
     }
     let apex = kdig(server, &["+short", DOMAIN, "SOA"])?;
