@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Api, ApiSettings, cut::cuttable, watch::hub::Hub},
-    dns::{Dns, DnsSettings, DnsSockets},
+    dns::{Dns, DnsSettings, DnsSockets, stats::DnsStats},
     host::Host,
     http,
     lease::{LeaseSettings, Leases, relay::RelayServer},
@@ -233,17 +233,27 @@ impl Node {
         &self.replica
     }
 
+    /// What DNS has counted.
+    pub fn dns_stats(&self) -> Arc<DnsStats> {
+        self.dns.stats()
+    }
+
     /// Resolves when the node can no longer be trusted; it must exit with code 70.
     pub async fn failed(&self) -> String {
         self.fatal.wait().await
+    }
+
+    /// Whether a leader is known, this node has been in step with it, and DNS answers from that.
+    pub fn is_ready(&self) -> bool {
+        let freshness = self.api.freshness();
+        freshness.leader_known && freshness.staleness.is_some() && self.dns.is_current()
     }
 
     /// Resolves when a leader is known and this node has been in step with it.
     pub async fn ready(&self) {
         let mut leadership = self.replica.leadership();
         loop {
-            let freshness = self.api.freshness();
-            if freshness.leader_known && freshness.staleness.is_some() && self.dns.is_current() {
+            if self.is_ready() {
                 return;
             }
             let look = tokio::time::timeout(Duration::from_millis(20), leadership.changed());

@@ -37,7 +37,8 @@ impl Threads {
     pub(super) fn start(&mut self, socket: UdpSocket, desk: Arc<Desk>, shard: usize, seed: u64) {
         let stop = self.stop.clone();
         let thread = Thread { socket, desk, shard, random: Random::new(seed), stop };
-        match Builder::new().name(format!("dns-{shard}")).spawn(move || thread.run()) {
+        let port = thread.socket.local_addr().map_or(0, |address| address.port());
+        match Builder::new().name(format!("dns-{port}-{shard}")).spawn(move || thread.run()) {
             Ok(handle) => self.handles.push(handle),
             Err(error) => tracing::error!(%error, shard, "start a thread for DNS"),
         }
