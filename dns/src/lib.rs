@@ -7,6 +7,7 @@
 //! * `lookup`, `instances`, `binding`, `reverse`: what there is under a name
 //! * `choose`: which of it is shown, in which order
 //! * `respond`, `wire`: the reply, written record by record within its limit
+//! * [`handler`]: the same answers behind hickory's own server
 //! * `cookie`, `rate`: who has been reached at its address before, and what all others may be sent
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -16,6 +17,7 @@ mod binding;
 pub mod catalog;
 mod choose;
 mod cookie;
+pub mod handler;
 mod instances;
 mod lookup;
 mod message;
