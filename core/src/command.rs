@@ -7,6 +7,7 @@ use crate::{
     name::{InstanceName, Invalid, ServiceName, parse_text},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
+    secret::ClusterSecret,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +35,8 @@ pub enum Command {
     PutServicePolicy(PutServicePolicy),
     /// Deletes the policy of a service.
     DeleteServicePolicy(DeleteServicePolicy),
+    /// Stores the secret that all nodes share, where there is none. Changes nothing visible.
+    PutClusterSecret(ClusterSecret),
     /// Remembers leases that missed a beat, or forgets that they did. Changes nothing visible.
     CheckpointLeases(Vec<LeaseCheckpoint>),
     /// Ends leases.

@@ -7,6 +7,7 @@
 //! * [`record`]: what the registry knows of an instance, and the events that led there
 //! * [`command`]: every way in which the state can change or refuse
 //! * [`state`]: `State::apply`, the only writer
+//! * [`secret`]: what only the nodes know
 //! * [`query`]: which instances an answer holds, and in which order
 //! * [`lease`], [`protection`]: the pure parts of the leader's work: deadlines, checkpoints, the gate against mass expiry
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod policy;
 pub mod protection;
 pub mod query;
 pub mod record;
+pub mod secret;
 pub mod state;
 
 pub use command::{Command, Outcome, Rejection, Stamped};

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rand::rngs::SmallRng;
+use rand::rngs::{SmallRng, StdRng, SysRng};
 use rand::{Rng, SeedableRng, TryRng};
 
 use crate::clock::{Clock, SystemClock};
@@ -44,7 +44,7 @@ impl Host {
             clock: Arc::new(SystemClock::new()),
             net: Arc::new(TokioNet),
             disk: Arc::new(StdDisk),
-            random: Random::new(seed),
+            random: Random::system(seed),
             writer: WriterMode::Thread,
         }
     }
@@ -63,18 +63,43 @@ impl Host {
 
 /// A seeded source of randomness, shared by its clones.
 #[derive(Clone)]
-pub struct Random(Arc<Mutex<SmallRng>>);
+pub struct Random(Arc<Dice>);
+
+struct Dice {
+    common: Mutex<SmallRng>,
+    /// For secrets: nobody can tell its next bits from all that were seen before.
+    secret: Mutex<StdRng>,
+}
 
 impl Random {
-    /// Equal seeds give equal sequences.
+    /// Equal seeds give equal sequences, of secrets too: only for tests and simulations.
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(SmallRng::seed_from_u64(seed))))
+        Self::with(seed, StdRng::seed_from_u64(seed))
+    }
+
+    /// A sequence from `seed`, and secrets from the operating system.
+    fn system(seed: u64) -> Self {
+        let mut secret = [0; 32];
+        let filled = SysRng.try_fill_bytes(&mut secret);
+        filled.expect("a system that has given the seed gives random bytes");
+        Self::with(seed, StdRng::from_seed(secret))
+    }
+
+    fn with(seed: u64, secret: StdRng) -> Self {
+        let (common, secret) = (Mutex::new(SmallRng::seed_from_u64(seed)), Mutex::new(secret));
+        Self(Arc::new(Dice { common, secret }))
+    }
+
+    /// 128 bits to keep secret.
+    pub fn secret_bits(&self) -> u128 {
+        let mut dice = self.0.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        u128::from(dice.next_u64()) << 64 | u128::from(dice.next_u64())
     }
 
     /// 64 random bits.
     pub fn bits(&self) -> u64 {
         // The generator has no invariant that a panic elsewhere could break.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+        self.0.common.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
     }
 
     /// 128 random bits.
@@ -104,7 +129,7 @@ impl TryRng for Random {
     }
 
     fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Infallible> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(dst);
+        self.0.common.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(dst);
         Ok(())
     }
 }

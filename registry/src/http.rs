@@ -2,6 +2,7 @@
 
 use crate::{
     api::Api,
+    dns::stats::DnsStats,
     metrics::Metrics,
     net::{Connection, Listener},
 };
@@ -12,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 /// A node that is further behind is not ready.
 const READY_STALENESS: Duration = Duration::from_secs(5);
@@ -55,9 +56,10 @@ impl axum::serve::Listener for Accept {
 pub async fn serve(
     listener: Box<dyn Listener>,
     api: Api,
+    dns: Arc<DnsStats>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let metrics = Metrics::of(api.clone());
+    let metrics = Metrics::of(api.clone(), dns);
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))

@@ -2,6 +2,7 @@
 //!
 //! * [`node`]: builds the parts, wires them, owns their tasks, stops them; read it first
 //! * [`api`]: the gRPC services; [`http`] and [`metrics`]: health and figures
+//! * [`dns`]: the sockets of DNS
 //! * [`raft`]: consensus, the durable log, snapshots; [`raft::Replica`] is its only door
 //! * [`view`]: what readers see, swapped once per applied batch
 //! * [`lease`]: the leader's memory of heartbeats, and what it proposes
@@ -13,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
+pub mod dns;
 pub mod host;
 pub mod http;
 pub mod lease;

@@ -1,7 +1,8 @@
-//! Every metric of a node, by name, in one table, read when they are scraped; and the two that count calls, whose
-//! only labels are our own methods and the codes of gRPC. So nothing can grow.
+//! Every metric of a node, by name, in one table, read when they are scraped; the two that count calls, whose only
+//! labels are our own methods and the codes of gRPC; and those of DNS, whose labels are fixed too. So nothing can grow.
 
 use crate::api::Api;
+use crate::dns::stats::{DnsCollector, DnsStats};
 use crate::raft::Role;
 use prometheus_client::{
     collector::Collector,
@@ -131,11 +132,12 @@ fn size(value: usize) -> f64 {
 pub struct Metrics(Arc<Registry>);
 
 impl Metrics {
-    /// The metrics of the node behind this API.
-    pub fn of(api: Api) -> Self {
+    /// The metrics of the node behind this API and this DNS server.
+    pub fn of(api: Api, dns: Arc<DnsStats>) -> Self {
         let mut registry = Registry::with_prefix("rollcall");
         api.calls().register(&mut registry);
         registry.register_collector(Box::new(Table(api)));
+        registry.register_collector(Box::new(DnsCollector(dns)));
         Self(Arc::new(registry))
     }
 
@@ -193,7 +195,8 @@ mod tests {
     #[test]
     fn names_are_unique_and_in_the_style_of_prometheus() {
         let table = TABLE.iter().map(|row| (row.name, row.help));
-        let all: Vec<(&str, &str)> = table.chain(CallMetrics::NAMES).collect();
+        let named = table.chain(CallMetrics::NAMES).chain(DnsStats::NAMES);
+        let all: Vec<(&str, &str)> = named.collect();
         let names: BTreeSet<&str> = all.iter().map(|(name, _)| *name).collect();
         assert_eq!(names.len(), all.len());
         for (name, help) in all {

@@ -11,9 +11,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// A thread that blocks in a socket is let go so often, to see whether it shall end.
+pub const THREAD_LOOK: Duration = Duration::from_millis(100);
+/// Bytes that a UDP socket may hold for its thread, as far as the system allows.
+const UDP_BUFFER: usize = 4 << 20;
 
 /// A future that can be named.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -26,6 +32,16 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Connection>>;
     /// Binds a UDP address; port 0 takes any free one.
     fn bind_udp(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Datagrams>>>;
+    /// Binds `count` UDP sockets to one address, for threads that block in them; the network shares datagrams out by
+    /// sender. They return from a wait after [`THREAD_LOOK`]. `None`: this network has none, see [`Net::bind_udp`].
+    fn bind_threads(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> Option<io::Result<Vec<std::net::UdpSocket>>> {
+        let _ = (address, count);
+        None
+    }
 }
 
 /// A listening TCP socket.
@@ -174,6 +190,25 @@ impl Net for TokioNet {
             Ok(socket)
         })
     }
+
+    fn bind_threads(
+        &self,
+        address: SocketAddr,
+        count: usize,
+    ) -> Option<io::Result<Vec<std::net::UdpSocket>>> {
+        Some((0..count).map(|_| shared_udp(address)).collect())
+    }
+}
+
+fn shared_udp(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    // A system that allows less gives less: bursts are lost earlier.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER);
+    socket.set_read_timeout(Some(THREAD_LOOK))?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 fn without_delay(stream: TcpStream) -> io::Result<Connection> {

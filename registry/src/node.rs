@@ -2,6 +2,7 @@
 
 use crate::{
     api::{Api, ApiSettings, cut::cuttable, watch::hub::Hub},
+    dns::{Dns, DnsSettings, DnsSockets, stats::DnsStats},
     host::Host,
     http,
     lease::{LeaseSettings, Leases, relay::RelayServer},
@@ -22,7 +23,7 @@ pub struct Listen {
     pub grpc: SocketAddr,
     /// Health and metrics.
     pub http: SocketAddr,
-    /// DNS, announced to the other members.
+    /// DNS, UDP and TCP.
     pub dns: SocketAddr,
     /// The other members.
     pub peer: SocketAddr,
@@ -56,6 +57,8 @@ pub struct NodeOptions {
     pub lease: LeaseSettings,
     /// The API.
     pub api: ApiSettings,
+    /// DNS.
+    pub dns: DnsSettings,
     /// Streams and calls in flight have so long to end at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -73,6 +76,9 @@ pub enum NodeError {
         /// Why not.
         source: io::Error,
     },
+    /// A setting of DNS is out of its bounds.
+    #[error("dns.{0}")]
+    Dns(rollcall_core::name::Invalid),
     /// Consensus could not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -109,6 +115,7 @@ pub struct Node {
     /// Ends every connection at once.
     cut: CancellationToken,
     grace: Duration,
+    dns: Dns,
     serving: JoinSet<()>,
     working: JoinSet<()>,
     entering: JoinSet<()>,
@@ -120,7 +127,7 @@ impl Node {
     /// # Errors
     /// A socket that cannot be had, data that cannot be trusted, settings that cannot work.
     pub async fn start(options: NodeOptions, host: Host) -> Result<Self, NodeError> {
-        let sockets = Sockets::open(&host, options.listen).await?;
+        let sockets = Sockets::open(&host, options.listen, &options.dns).await?;
         let listen = sockets.listen;
         let told = |address: SocketAddr| match options.advertise {
             Some(ip) if address.ip().is_unspecified() => SocketAddr::new(ip, address.port()),
@@ -156,6 +163,9 @@ impl Node {
         }
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
         replica.serve_peers(sockets.peer, Routes::new(relay));
+        let dns =
+            Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone());
+        let dns = dns.map_err(NodeError::Dns)?;
         let (draining, marking) = (CancellationToken::new(), hub.clone().run());
         let api = Api::new(replica.clone(), view, leases, hub, host, options.api, draining.clone());
         let mut node = Self {
@@ -167,6 +177,7 @@ impl Node {
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
             grace: options.shutdown_grace,
+            dns,
             serving: JoinSet::new(),
             working: JoinSet::new(),
             entering: JoinSet::new(),
@@ -188,8 +199,9 @@ impl Node {
         });
         // HTTP goes on while the streams drain, so that an operator can look.
         let (api, stop) = (self.api.clone(), self.stopping.clone().cancelled_owned());
+        let dns = self.dns.stats();
         self.working.spawn(async move {
-            if let Err(error) = http::serve(web, api, stop).await {
+            if let Err(error) = http::serve(web, api, dns, stop).await {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });
@@ -221,17 +233,27 @@ impl Node {
         &self.replica
     }
 
+    /// What DNS has counted.
+    pub fn dns_stats(&self) -> Arc<DnsStats> {
+        self.dns.stats()
+    }
+
     /// Resolves when the node can no longer be trusted; it must exit with code 70.
     pub async fn failed(&self) -> String {
         self.fatal.wait().await
+    }
+
+    /// Whether a leader is known, this node has been in step with it, and DNS answers from that.
+    pub fn is_ready(&self) -> bool {
+        let freshness = self.api.freshness();
+        freshness.leader_known && freshness.staleness.is_some() && self.dns.is_current()
     }
 
     /// Resolves when a leader is known and this node has been in step with it.
     pub async fn ready(&self) {
         let mut leadership = self.replica.leadership();
         loop {
-            let freshness = self.api.freshness();
-            if freshness.leader_known && freshness.staleness.is_some() {
+            if self.is_ready() {
                 return;
             }
             let look = tokio::time::timeout(Duration::from_millis(20), leadership.changed());
@@ -249,6 +271,8 @@ impl Node {
         if tokio::time::timeout(self.grace, self.served()).await.is_err() {
             tracing::warn!(grace = ?self.grace, "calls were still open when the grace was over");
         }
+        // Lookups go on as long as there is something to look up in.
+        self.dns.shutdown().await;
         self.replica.shutdown().await;
         self.stopping.cancel();
         self.cut.cancel();
@@ -275,14 +299,23 @@ struct Sockets {
     grpc: Box<dyn Listener>,
     http: Box<dyn Listener>,
     peer: Box<dyn Listener>,
+    dns: DnsSockets,
 }
 
 impl Sockets {
-    async fn open(host: &Host, mut listen: Listen) -> Result<Self, NodeError> {
+    async fn open(
+        host: &Host,
+        mut listen: Listen,
+        settings: &DnsSettings,
+    ) -> Result<Self, NodeError> {
         let grpc = open(host, "gRPC", &mut listen.grpc).await?;
         let http = open(host, "HTTP", &mut listen.http).await?;
         let peer = open(host, "peers", &mut listen.peer).await?;
-        Ok(Self { listen, grpc, http, peer })
+        let address = listen.dns;
+        let failed = |source| NodeError::Listen { what: "DNS", address, source };
+        let dns = DnsSockets::open(host, address, settings).await.map_err(failed)?;
+        listen.dns = dns.address;
+        Ok(Self { listen, grpc, http, peer, dns })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    dns::DnsSettings,
     host::{Host, Random, WriterMode},
     lease::LeaseSettings,
     node::{Entry, Listen, Node, NodeOptions},
@@ -158,6 +159,7 @@ async fn run(machine: Machine, index: usize, seed: u64, timing: Timing) -> turmo
         raft: timing.raft,
         lease: timing.lease,
         api: ApiSettings::default(),
+        dns: DnsSettings::default(),
         shutdown_grace: Duration::from_secs(1),
     };
     let node = Node::start(options, host).await?;

@@ -270,7 +270,8 @@ fn identity(command: &Command) -> Option<(&RequestId, u128)> {
             let content = content(6, &(&c.scope, &c.change, by_operator(&c.actor)));
             Some((c.request_id.as_ref()?, content))
         }
-        Command::CheckpointLeases(_)
+        Command::PutClusterSecret(_)
+        | Command::CheckpointLeases(_)
         | Command::ExpireLeases(_)
         | Command::EvictInstances(_)
         | Command::AdvanceTime => None,

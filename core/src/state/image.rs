@@ -8,6 +8,7 @@ use crate::{
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Admin, Event, History, LeaseState, Record, Scope, Subject, Tombstone},
+    secret::ClusterSecret,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,6 +79,8 @@ pub enum Part {
         /// What it came to.
         remembered: Arc<Remembered>,
     },
+    /// The secret of the cluster.
+    Secret(ClusterSecret),
     /// A scope under protection.
     Protection {
         /// Which scope.
@@ -166,6 +169,7 @@ impl State {
             .chain(self.journal.iter().cloned().map(Part::Event))
             .chain(self.service_parts())
             .chain(self.kept_parts())
+            .chain(self.secret.map(Part::Secret))
             .chain(self.lease_parts())
     }
 
@@ -314,6 +318,7 @@ impl Loader {
             | Part::Override { .. }
             | Part::Floor { .. }
             | Part::Request { .. }
+            | Part::Secret(_)
             | Part::Protection { .. }
             | Part::Lease { .. }) => self.kept(kept),
         }
@@ -332,6 +337,7 @@ impl Loader {
             }
             Part::Floor { namespace: None, revision } => state.floor = revision,
             Part::Request { id, remembered } => state.keep_request(id, remembered),
+            Part::Secret(secret) => state.secret = Some(secret),
             Part::Protection { scope, protection } => {
                 state.protections.insert(scope, protection);
             }

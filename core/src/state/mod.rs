@@ -1,7 +1,7 @@
 //! The catalogue, and `apply`: its only writer. Total and deterministic: equal logs give equal states.
 //!
 //! `mod.rs` holds the data, the way in and the one place where a record is replaced;
-//! `register`, `remove`, `lease`, `admin` hold what the commands mean, `aging` what time does, `image` the snapshot.
+//! `register`, `remove`, `lease`, `admin`, `secret` hold what the commands mean, `aging` what time does, `image` the snapshot.
 
 mod admin;
 mod aging;
@@ -9,6 +9,7 @@ mod image;
 mod lease;
 mod register;
 mod remove;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use crate::{
     name::{InstanceId, InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, Admin, Event, LeaseState, Reason, Record, Scope, Status, Subject, Tombstone},
+    secret::ClusterSecret,
 };
 use aging::Aging;
 use imbl::{OrdMap, OrdSet, Vector};
@@ -113,11 +115,13 @@ pub struct State {
     retired: OrdMap<u64, Retired>,
     tombstones: OrdMap<Arc<InstanceName>, Arc<Tombstone>>,
     overrides: OrdMap<Arc<InstanceName>, Arc<Admin>>,
-    addresses: OrdMap<IpAddr, u32>,
+    /// Who stands at an address: the generations of the instances that name it.
+    addresses: OrdSet<(IpAddr, u64)>,
     protections: OrdMap<Scope, Arc<Protection>>,
     floors: OrdMap<Label, u64>,
     floor: u64,
     requests: OrdMap<crate::command::RequestId, Arc<Remembered>>,
+    secret: Option<ClusterSecret>,
     aging: Aging,
     journal: Vector<Arc<Event>>,
     journal_limit: usize,
@@ -145,11 +149,12 @@ impl State {
             retired: OrdMap::new(),
             tombstones: OrdMap::new(),
             overrides: OrdMap::new(),
-            addresses: OrdMap::new(),
+            addresses: OrdSet::new(),
             protections: OrdMap::new(),
             floors: OrdMap::new(),
             floor: 0,
             requests: OrdMap::new(),
+            secret: None,
             aging: Aging::default(),
             journal: Vector::new(),
             journal_limit: journal_limit.max(1),
@@ -179,6 +184,7 @@ impl State {
             Command::SetAdminState(set) => self.set_admin_state(set),
             Command::PutServicePolicy(put) => self.put_policy(put),
             Command::DeleteServicePolicy(delete) => self.delete_policy(delete),
+            Command::PutClusterSecret(secret) => self.put_secret(*secret),
             Command::CheckpointLeases(items) => self.checkpoint_leases(items),
             Command::ExpireLeases(expire) => self.expire_leases(expire),
             Command::EvictInstances(evict) => self.evict_instances(evict),
@@ -235,6 +241,16 @@ impl State {
     /// The instance of that generation, which is also its lease handle.
     pub fn by_generation(&self, generation: u64) -> Option<&Arc<Record>> {
         self.instance(self.generations.get(&generation)?)
+    }
+
+    /// The instances that name an address, in order of generation.
+    pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Record>> {
+        self.generations_at(address).filter_map(|generation| self.by_generation(generation))
+    }
+
+    fn generations_at(&self, address: IpAddr) -> impl Iterator<Item = u64> {
+        let all = (address, 0)..=(address, u64::MAX);
+        self.addresses.range(all).map(|(_, generation)| *generation)
     }
 
     /// What stands in place of a generation that is gone.
@@ -398,15 +414,7 @@ impl State {
         self.generations.remove(&old.generation);
         self.held.remove(&old.generation);
         for address in old.spec.addresses() {
-            match self.addresses.get(&address) {
-                Some(count) if *count > 1 => {
-                    let count = count - 1;
-                    self.addresses.insert(address, count);
-                }
-                _ => {
-                    self.addresses.remove(&address);
-                }
-            }
+            self.addresses.remove(&(address, old.generation));
         }
     }
 
@@ -427,8 +435,7 @@ impl State {
             Some(LeaseState::Current) | None => {}
         }
         for address in new.spec.addresses() {
-            let count = self.addresses.get(&address).copied().unwrap_or(0);
-            self.addresses.insert(address, count + 1);
+            self.addresses.insert((address, new.generation));
         }
         service.instances.insert(new.name.id.clone(), Arc::new(new));
     }

@@ -332,7 +332,8 @@ pub(crate) fn has_request_id(command: &Command) -> bool {
         Command::PutServicePolicy(c) => c.request_id.is_some(),
         Command::DeleteServicePolicy(c) => c.request_id.is_some(),
         Command::SetProtection(c) => c.request_id.is_some(),
-        Command::CheckpointLeases(_)
+        Command::PutClusterSecret(_)
+        | Command::CheckpointLeases(_)
         | Command::ExpireLeases(_)
         | Command::EvictInstances(_)
         | Command::AdvanceTime => false,

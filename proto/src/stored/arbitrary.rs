@@ -12,6 +12,7 @@ use rollcall_core::{
     name::{InstanceId, InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
+    secret::ClusterSecret,
 };
 use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -254,6 +255,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         1 => put,
         1 => delete,
         1 => Just(Command::AdvanceTime),
+        1 => any::<u128>().prop_map(|bits| Command::PutClusterSecret(ClusterSecret::new(bits))),
     ]
 }
 

@@ -18,6 +18,7 @@ use rollcall_core::{
         SetAdminState, SetProtection,
     },
     name::InstanceName,
+    secret::ClusterSecret,
 };
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ pub(super) fn write(command: &Command) -> wire::Command {
             actor: Some(write_actor(&c.actor)),
             request_id: write_request_id(c.request_id.as_ref()),
         }),
+        Command::PutClusterSecret(secret) => Kind::PutClusterSecret(write_u128(secret.bits())),
         Command::CheckpointLeases(items) => Kind::CheckpointLeases(write_checkpoints(items)),
         Command::ExpireLeases(c) => {
             let item = |i: &Expiry| (i.generation, i.lease_epoch, i.evidence.clone());
@@ -88,6 +90,9 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
             actor: read_actor(c.actor, pool)?,
             request_id: read_request_id(&c.request_id)?,
         }),
+        Kind::PutClusterSecret(bits) => {
+            Command::PutClusterSecret(ClusterSecret::new(read_u128("secret", Some(bits))?))
+        }
         Kind::CheckpointLeases(c) => Command::CheckpointLeases(read_checkpoints(&c)),
         Kind::ExpireLeases(c) => Command::ExpireLeases(ExpireLeases {
             items: read_ends(&c.items, |generation, lease_epoch, evidence| Expiry {

@@ -17,6 +17,7 @@ use rollcall_core::{
     command::RequestId,
     name::Label,
     record::{History, Lease, LeaseState, Record, Tombstone},
+    secret::ClusterSecret,
     state::{Header, Loader, Part, Protection, Remembered, Retired},
 };
 use std::sync::Arc;
@@ -146,6 +147,7 @@ fn write(part: &Part) -> wire::StatePart {
             at_ms: remembered.at_ms,
             outcome: Some(outcome::write(&remembered.outcome)),
         }),
+        Part::Secret(secret) => Wire::Secret(write_u128(secret.bits())),
         Part::Protection { scope, protection } => Wire::Protection(part::Protection {
             scope: Some(write_scope(scope)),
             since_ms: protection.since_ms,
@@ -250,6 +252,7 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
                 evidence: read_text("evidence", &protection.evidence)?,
             }),
         },
+        Wire::Secret(bits) => Part::Secret(ClusterSecret::new(read_u128("secret", Some(bits))?)),
         Wire::Lease(lease) => Part::Lease {
             generation: lease.generation,
             remaining_ms: lease.remaining_ms,

@@ -2,9 +2,10 @@
 //!
 //! Start at [`load`]: defaults < file < environment < flags, merged once, then validated. This
 //! module is the only reader of the environment; everything else is handed a [`Config`].
-//! `sections.rs` is the data, `layers.rs` the merging, `validate.rs` the rules, `options.rs` what a
+//! `sections.rs` is the data (`dns.rs` that of DNS, with its reading), `layers.rs` the merging, `validate.rs` the rules, `options.rs` what a
 //! node is started with, `error.rs` what a person is told. There is no reload: a node reads its configuration once.
 
+mod dns;
 mod error;
 mod layers;
 mod options;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use dns::DnsSection;
 pub use error::{ConfigError, Problem};
 pub use layers::{Loaded, Override, Sources, load};
 pub use sections::{
@@ -46,6 +48,8 @@ pub struct Config {
     pub journal: JournalSettings,
     /// Limits of the public gRPC server.
     pub api: ApiSettings,
+    /// DNS.
+    pub dns: DnsSection,
     /// What the node writes to standard error.
     pub telemetry: TelemetrySettings,
 }

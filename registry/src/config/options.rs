@@ -32,6 +32,7 @@ impl Config {
             raft: self.raft_settings(),
             lease: self.lease_settings(),
             api: self.api_settings(),
+            dns: self.dns_settings(),
             shutdown_grace: self.api.shutdown_grace,
         }
     }

@@ -33,7 +33,7 @@ pub struct ListenSettings {
     pub grpc: SocketAddr,
     /// HTTP: health, readiness and metrics.
     pub http: SocketAddr,
-    /// Address announced for DNS. A later version answers there, this one does not.
+    /// DNS, UDP and TCP.
     pub dns: SocketAddr,
     /// Traffic between the members of the cluster; not for clients.
     pub peer: SocketAddr,

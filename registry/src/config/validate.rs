@@ -26,6 +26,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     protection(config, &mut rules);
     bounds(config, &mut rules);
     api(config, &mut rules);
+    rules.problems.extend(config.dns_problems());
     if let Err(error) = EnvFilter::try_new(&config.telemetry.log) {
         rules.broken("telemetry.log", &config.telemetry.log, &format!("not a log filter: {error}"));
     }

@@ -20,6 +20,7 @@ use rollcall_proto::v1::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    dns::DnsSettings,
     host::Host,
     lease::{
         LeaseSettings,
@@ -44,6 +45,7 @@ pub struct Settings {
     pub raft: RaftSettings,
     pub lease: LeaseSettings,
     pub api: ApiSettings,
+    pub dns: DnsSettings,
 }
 
 /// One node; its directory stays when it is stopped.
@@ -84,6 +86,7 @@ pub fn options_in(dir: &TempDir, settings: &Settings, entry: Entry, seed: u64) -
         raft: settings.raft.clone(),
         lease: settings.lease.clone(),
         api: settings.api.clone(),
+        dns: settings.dns.clone(),
         shutdown_grace: Duration::from_secs(5),
     }
 }

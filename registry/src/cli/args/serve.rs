@@ -30,8 +30,8 @@ pub struct DevArgs {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: u16,
 
-    /// First port: peer P, HTTP P+200, gRPC P+202, and 10 more for each further node (P+300 is kept
-    /// for DNS); 0 takes any free ports
+    /// First port: peer P, HTTP P+200, gRPC P+202, DNS P+300, and 10 more for each further node;
+    /// 0 takes any free ports
     #[arg(long, value_name = "P", default_value_t = DEFAULT_PORT_BASE)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=PORT_BASE_MAX))]
     pub port_base: u16,
@@ -93,7 +93,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "IP:PORT")]
     pub listen_http: Option<SocketAddr>,
 
-    /// Address announced for DNS; a later version answers there, this one does not
+    /// Where to answer DNS, UDP and TCP
     #[arg(long, value_name = "IP:PORT")]
     pub listen_dns: Option<SocketAddr>,
 

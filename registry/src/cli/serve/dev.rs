@@ -89,8 +89,7 @@ fn ready(nodes: &Nodes, data: &Path) -> serde_json::Value {
             json!({
                 "grpc": node.listen.grpc.to_string(),
                 "http": node.listen.http.to_string(),
-                // Nothing answers there yet.
-                "dns": null,
+                "dns": node.listen.dns.to_string(),
                 "peer": node.listen.peer.to_string(),
                 "node_id": words::id(node.replica().node_id()),
             })
@@ -103,11 +102,12 @@ fn welcome(nodes: &Nodes, data: &Path, args: &DevArgs) -> String {
     let mut lines = Vec::new();
     for (at, node) in nodes.0.iter().enumerate() {
         lines.push(format!(
-            "node n{} ({}): gRPC {}, HTTP {}, peers {}",
+            "node n{} ({}): gRPC {}, HTTP {}, DNS {}, peers {}",
             at + 1,
             words::id(node.replica().node_id()),
             node.listen.grpc,
             node.listen.http,
+            node.listen.dns,
             node.listen.peer
         ));
     }

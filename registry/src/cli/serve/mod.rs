@@ -31,11 +31,24 @@ fn load_config(args: &ServerArgs) -> Result<Loaded, Failure> {
     })
 }
 
+/// Takes as many open files as this user may have: shells allow 1,024 by default, connections of clients need more.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, limit = limit.current, "raise the limit of open files");
+        }
+    }
+}
+
 /// A runtime for nodes, its randomness seeded by the operating system.
 fn runtime() -> Result<(Runtime, u64), Failure> {
     let seed = SysRng.try_next_u64();
     let seed = seed.map_err(|error| Failure::new(format!("get randomness: {error}")))?;
     seed_randomness(seed);
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     Ok((runtime.map_err(|error| Failure::new(format!("start: {error}")))?, seed))
 }

@@ -52,7 +52,7 @@ fn tell(config: &Config, node: &Node) {
     tracing::info!(
         name = config.node_name(),
         id = format!("{:016x}", node.replica().node_id()),
-        grpc = %listen.grpc, http = %listen.http, peer = %listen.peer,
+        grpc = %listen.grpc, http = %listen.http, dns = %listen.dns, peer = %listen.peer,
         data = %config.node.data_dir.display(),
         "the node listens"
     );

@@ -1,0 +1,83 @@
+//! The command line of this program.
+
+use std::path::PathBuf;
+
+/// How it is called.
+pub(crate) const USAGE: &str = "usage: rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict]\n\
+     \x20      rollcall-system-tests --list";
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Show the cases.
+    List,
+    /// Run the cases of a topic, all, or those whose names contain a text.
+    Select(String),
+    /// Be the process of one case.
+    Play {
+        /// Its name.
+        name: String,
+        /// Where it keeps its files.
+        directory: PathBuf,
+        /// Beginning of the names of what it makes outside of its directory.
+        mark: String,
+    },
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    /// What to do.
+    pub(crate) order: Order,
+    /// The binary under test.
+    pub(crate) rollcall: PathBuf,
+    /// A skipped case counts as failed.
+    pub(crate) strict: bool,
+}
+
+impl Arguments {
+    /// Reads the arguments after the program's name.
+    pub(crate) fn read(given: impl Iterator<Item = String>) -> Result<Self, String> {
+        let (mut words, mut list, mut strict) = (Vec::new(), false, false);
+        let mut rollcall = PathBuf::from("target/release/rollcall");
+        let mut given = given;
+        while let Some(word) = given.next() {
+            match word.as_str() {
+                "--list" => list = true,
+                "--strict" => strict = true,
+                "--rollcall" => {
+                    rollcall = given.next().ok_or("--rollcall needs a path")?.into();
+                }
+                flag if flag.starts_with("--") => return Err(format!("{flag} is not known")),
+                _ => words.push(word),
+            }
+        }
+        let order = match (list, words.as_slice()) {
+            (true, []) => Order::List,
+            (false, [play, name, directory, mark]) if play == "play" => {
+                Order::Play { name: name.clone(), directory: directory.into(), mark: mark.clone() }
+            }
+            (false, [wanted]) => Order::Select(wanted.clone()),
+            _ => return Err("name one topic, `all`, or a part of a case's name".to_owned()),
+        };
+        Ok(Self { order, rollcall, strict })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(text: &str) -> Result<Order, String> {
+        Arguments::read(text.split_whitespace().map(str::to_owned)).map(|read| read.order)
+    }
+
+    #[test]
+    fn a_topic_a_list_or_nothing_that_makes_sense() {
+        assert_eq!(order("dns --strict"), Ok(Order::Select("dns".into())));
+        assert_eq!(order("--list"), Ok(Order::List));
+        for wrong in ["", "dns health", "--frob dns", "dns --rollcall", "--list dns"] {
+            assert!(order(wrong).is_err(), "{wrong}");
+        }
+    }
+}

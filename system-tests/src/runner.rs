@@ -1,0 +1,180 @@
+//! Runs each case in a process group of its own, so that a deadline ends the case and all that it started.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
+
+use crate::case::{self, Case, Checked, Need};
+use crate::netns;
+use crate::program;
+use crate::stage::Stage;
+
+/// What the process of a case writes before a figure that is worth showing.
+pub(crate) const NOTE: &str = "note: ";
+const LOOK: Duration = Duration::from_millis(20);
+/// Lines of each log that are shown when a case has failed.
+const TAIL: usize = 30;
+
+/// Runs the cases of a topic, all of them, or those whose names contain `wanted`.
+#[expect(clippy::print_stdout, reason = "its report")]
+pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool) -> ExitCode {
+    let Ok(rollcall) = rollcall.canonicalize() else {
+        println!("{} is not there: build it first, or give --rollcall PATH", rollcall.display());
+        return ExitCode::from(2);
+    };
+    raise_open_files();
+    let fits = |case: &&Case| wanted == "all" || case.topic == wanted || case.name.contains(wanted);
+    let (mut passed, mut failed) = (0_u32, 0_u32);
+    for (at, case) in case::all().filter(fits).enumerate() {
+        let title = format!("{}: {}", case.topic, case.name);
+        if let Some(why) = missing(case.needs) {
+            println!("skipped {title}: {why}");
+            failed += u32::from(strict);
+            continue;
+        }
+        let begin = Instant::now();
+        let (ending, report) = one(case, &rollcall, at);
+        let took = begin.elapsed().as_secs_f64();
+        match ending {
+            Ok(()) => {
+                passed += 1;
+                println!("ok      {title} ({took:.1} s)");
+            }
+            Err(why) => {
+                failed += 1;
+                println!("FAILED  {title} ({took:.1} s): {why}");
+            }
+        }
+        report.iter().for_each(|line| println!("        {line}"));
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Is the process of one case. The notes and the reason go to standard output, which the runner keeps.
+#[expect(clippy::print_stdout, reason = "read by the runner")]
+pub(crate) fn play(name: &str, rollcall: &Path, directory: PathBuf, mark: String) -> ExitCode {
+    let Some(case) = case::all().find(|case| case.name == name) else {
+        println!("no case is called {name}");
+        return ExitCode::from(2);
+    };
+    let mut stage = Stage::new(rollcall.to_owned(), directory, mark);
+    match (case.play)(&mut stage) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a case ended, and what is worth showing of it.
+fn one(case: &Case, rollcall: &Path, at: usize) -> (Result<(), String>, Vec<String>) {
+    let mark = format!("rc{}-{at}-", std::process::id());
+    let directory = match tempfile::Builder::new().prefix(&mark).tempdir() {
+        Ok(directory) => directory,
+        Err(error) => return (Err(format!("make a temporary directory: {error}")), Vec::new()),
+    };
+    let said = directory.path().join("case.out");
+    let ended = watch(case, rollcall, directory.path(), &mark, &said);
+    let swept = netns::sweep(&mark);
+    let text = fs::read_to_string(&said).unwrap_or_default();
+    let notes = text.lines().filter_map(|line| line.strip_prefix(NOTE)).map(str::to_owned);
+    let mut report: Vec<String> = notes.collect();
+    let ending = match ended {
+        Ok(Some(status)) if status.success() => swept.map_err(|error| error.to_string()),
+        Ok(Some(_)) => {
+            let words = text.lines().filter(|line| !line.starts_with(NOTE));
+            Err(words.collect::<Vec<_>>().join("\n"))
+        }
+        Ok(None) => Err(format!("not within {:?}", case.deadline)),
+        Err(error) => Err(format!("run the case: {error}")),
+    };
+    if ending.is_err() {
+        report.extend(logs(directory.path()));
+    }
+    (ending, report)
+}
+
+/// Waits for a case; `None`: it was ended at its deadline. What it started is ended in any case.
+fn watch(
+    case: &Case,
+    rollcall: &Path,
+    directory: &Path,
+    mark: &str,
+    said: &Path,
+) -> Checked<Option<ExitStatus>> {
+    let said = File::create(said)?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["play", case.name])
+        .arg(directory)
+        .arg(mark)
+        .arg("--rollcall")
+        .arg(rollcall)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(said.try_clone()?)
+        .stderr(said)
+        .process_group(0)
+        .spawn()?;
+    let deadline = Instant::now() + case.deadline;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if Instant::now() >= deadline => break None,
+            None => sleep(LOOK),
+        }
+    };
+    // Its group outlives it as long as something that it started does.
+    if let Some(group) = Pid::from_raw(i32::try_from(child.id())?) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let _ = child.wait();
+    Ok(status)
+}
+
+/// The ends of all logs of a case.
+fn logs(directory: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "log")) {
+        let bytes = fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let all: Vec<&str> = text.lines().collect();
+        lines.push(format!("--- {}", path.file_name().unwrap_or_default().to_string_lossy()));
+        lines.extend(all[all.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()));
+    }
+    lines
+}
+
+fn missing(needs: &[Need]) -> Option<String> {
+    needs.iter().find_map(|need| match need {
+        Need::Program(name) => {
+            program::find(name).is_none().then(|| format!("{name} is not installed"))
+        }
+        Need::Root => {
+            (!rustix::process::geteuid().is_root()).then(|| "it needs to be root".to_owned())
+        }
+        Need::Files(count) => {
+            let limit = getrlimit(Resource::Nofile).current;
+            let few = limit.is_some_and(|limit| limit < *count);
+            few.then(|| format!("it needs {count} open files, {limit:?} are allowed"))
+        }
+        Need::Python(module) => program::python_with(module)
+            .is_none()
+            .then(|| format!("no python3 has the module {module}")),
+    })
+}
+
+/// Programs under test are given all open files that this user may have.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
