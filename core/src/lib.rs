@@ -4,6 +4,7 @@
 //! states and every rule is tested without a network. Start with [`state`], then [`command`].
 //!
 //! * [`name`], [`instance`], [`policy`]: what callers declare, parsed once into types that cannot be wrong
+//! * [`check`]: what the registry tests, and the judge that turns results into verdicts
 //! * [`record`]: what the registry knows of an instance, and the events that led there
 //! * [`command`]: every way in which the state can change or refuse
 //! * [`state`]: `State::apply`, the only writer
@@ -13,6 +14,7 @@
 #![warn(missing_docs)]
 #![deny(clippy::wildcard_enum_match_arm, clippy::cast_possible_truncation)]
 
+pub mod check;
 pub mod command;
 pub mod instance;
 pub mod lease;

@@ -3,6 +3,7 @@
 use super::problems::{Problems, Refused};
 use crate::v1;
 use rollcall_core::{
+    check::Checks,
     instance::{Endpoint, Locality, Spec, Transport, Ttl, limit},
     name::{InstanceName, Label, ServiceName, parse_text, shown},
 };
@@ -57,6 +58,7 @@ pub(super) fn read_spec(
         metadata: metadata?,
         ttl: ttl?,
         evict_after: evict_after?,
+        checks: Checks::default(),
     };
     problems.take(spec.checked().map_err(|mut invalid| {
         // The limit of the whole is a problem of the field in which the spec stands.

@@ -82,6 +82,7 @@ prop_compose! {
             metadata: metadata.into_iter().map(|(k, v)| (k.into(), v)).collect(),
             ttl: ttl.map(|ms| Ttl::parse(Duration::from_millis(ms)).unwrap()),
             evict_after,
+            checks: rollcall_core::check::Checks::default(),
         }
         .checked()
         .unwrap()

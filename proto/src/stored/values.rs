@@ -177,6 +177,7 @@ pub(super) fn read_spec(spec: Option<wire::StoredSpec>, pool: &mut Pool) -> Read
         metadata,
         ttl,
         evict_after: read_span("evict_after", spec.evict_after)?,
+        checks: rollcall_core::check::Checks::default(),
     })
 }
 

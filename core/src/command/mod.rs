@@ -2,6 +2,10 @@
 //!
 //! A [`Stamped`] command is what the log holds. `apply` never asks for the time: the leader stamps what it needs.
 
+mod health;
+
+pub use health::{Finding, ReportHealth, ReportSelf, Reported, SelfReport, SetCheckers, Source};
+
 use crate::{
     instance::{Spec, limit},
     name::{InstanceName, Invalid, ServiceName, parse_text},
