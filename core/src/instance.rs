@@ -2,7 +2,10 @@
 //!
 //! A [`Spec`] is immutable once built; the registry's own judgement of an instance stands in [`crate::record`].
 
-use crate::name::{Invalid, Label, parse_text};
+use crate::{
+    check::{Check, Checks},
+    name::{Invalid, Label, parse_text},
+};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
@@ -51,6 +54,26 @@ pub mod limit {
     pub const REQUEST_RESULTS: usize = 2_000_000;
     /// Admin states of operators kept for instances, living or gone.
     pub const OVERRIDES: usize = 100_000;
+    /// Checks of one instance.
+    pub const CHECKS: usize = 8;
+    /// Least and most time between two probes of a check.
+    pub const CHECK_INTERVAL: (Duration, Duration) =
+        (Duration::from_millis(100), Duration::from_secs(3600));
+    /// Least and most time that a probe may take.
+    pub const CHECK_TIMEOUT: (Duration, Duration) =
+        (Duration::from_millis(10), Duration::from_secs(60));
+    /// Least and most time in which the failures of a starting instance do not count.
+    pub const STARTUP_GRACE: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
+    /// Most successes or failures in a row that a check may want.
+    pub const CHECK_COUNT: u8 = 100;
+    /// Headers of one HTTP probe.
+    pub const PROBE_HEADERS: usize = 16;
+    /// Ranges of accepted codes of one HTTP probe.
+    pub const PROBE_RANGES: usize = 8;
+    /// Verdicts in one command.
+    pub const FINDINGS: usize = 1_000;
+    /// Nodes that probe.
+    pub const CHECKERS: usize = 100;
     /// Longest reason, actor or evidence in bytes.
     pub const TEXT_BYTES: usize = 256;
 }
@@ -177,6 +200,8 @@ pub struct Spec {
     pub ttl: Option<Ttl>,
     /// Time from the end of the lease to the removal; `None` = the policy of the service, then 30 s.
     pub evict_after: Option<Duration>,
+    /// What is tested; none = the checks of the policy of its service, if it has any.
+    pub checks: Checks,
 }
 
 impl Spec {
@@ -199,6 +224,7 @@ impl Spec {
             metadata: Vec::new(),
             ttl: Some(Ttl::parse(Self::DEFAULT_TTL)?),
             evict_after: None,
+            checks: Checks::default(),
         };
         spec.checked()
     }
@@ -225,6 +251,7 @@ impl Spec {
         {
             return Err(Invalid::new("evict_after", format!("{wait:?}: at most 24h are allowed")));
         }
+        self.checks.check_endpoints(&self)?;
         if self.size() > limit::SPEC_BYTES {
             let problem =
                 format!("{} bytes, at most {} are allowed", self.size(), limit::SPEC_BYTES);
@@ -259,13 +286,14 @@ impl Spec {
         Ok(())
     }
 
-    /// Size in bytes for the limit of 8 KiB: all texts, and 24 bytes for each endpoint.
+    /// Size in bytes for the limit of 8 KiB: all texts, 24 bytes for each endpoint and 32 for each check.
     pub fn size(&self) -> usize {
         let endpoints: usize =
             self.endpoints.iter().map(|e| e.name.as_str().len() + e.app_protocol.len() + 24).sum();
         let tags: usize = self.tags.iter().map(|t| t.len()).sum();
         let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
-        endpoints + tags + metadata + self.version.len()
+        let checks: usize = self.checks.iter().map(Check::size).sum();
+        endpoints + tags + metadata + checks + self.version.len()
     }
 
     /// The endpoint of that name; the first one for the empty name.
@@ -325,6 +353,7 @@ impl Spec {
             version: share(&self.version, Some(&sibling.version)),
             tags: tags.collect(),
             metadata: metadata.collect(),
+            checks: self.checks.sharing_with(&sibling.checks),
             ..*self
         }
     }
@@ -332,7 +361,8 @@ impl Spec {
     /// Whether [`Spec::sharing_with`] would save nothing, as after a decoder that makes each word once.
     pub(crate) fn shares_with(&self, sibling: &Self) -> bool {
         let once = |word: &Arc<str>, other: &Arc<str>| Arc::ptr_eq(word, other) || word != other;
-        once(&self.version, &sibling.version)
+        self.checks.shares_with(&sibling.checks)
+            && once(&self.version, &sibling.version)
             && self.tags.iter().zip(&sibling.tags).all(|(tag, other)| once(tag, other))
             && self
                 .metadata

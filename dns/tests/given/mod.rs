@@ -198,6 +198,7 @@ impl Given {
         let item = Expiry {
             generation: record.generation,
             lease_epoch: record.lease.unwrap().epoch,
+            overdue: false,
             evidence: "".into(),
         };
         let actor = Actor::Registry("n1".into());
