@@ -4,7 +4,7 @@ use crate::{
     connect::{Address, Connector},
     dice::{Backoff, Dice},
     error::{Error, Refusal, Tried, Unreachable, Verdict, problem_of, verdict_of},
-    nodes::{Lane, Nodes},
+    nodes::{Lane, NodeChannel, Nodes},
     session::Session,
 };
 use std::{
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 /// Metadata key under which a node names the leader's API address.
 const LEADER_HINT: &str = "x-rollcall-leader";
@@ -73,6 +73,8 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) deadline: Instant,
+    /// The revision of this client's own writes when the call began.
+    pub(crate) written: u64,
 }
 
 /// What happened to a call so far.
@@ -208,14 +210,20 @@ impl Client {
     }
 
     pub(crate) fn call(&self, name: &'static str, kind: Kind) -> Call {
-        Call { name, kind, deadline: Instant::now() + self.timeout }
+        let written = self.written_revision();
+        Call { name, kind, deadline: Instant::now() + self.timeout, written }
     }
 }
 
 impl Shared {
-    /// A write made this revision.
-    pub(crate) fn wrote(&self, revision: u64) {
-        self.written.fetch_max(revision, Ordering::Relaxed);
+    /// A write made this revision. One below what was known when it began was made by a registry that was set up anew:
+    /// reads must not wait for a revision of the old one.
+    pub(crate) fn wrote(&self, call: Call, revision: u64) {
+        if revision < call.written {
+            self.written.store(revision, Ordering::Relaxed);
+        } else {
+            self.written.fetch_max(revision, Ordering::Relaxed);
+        }
     }
 
     /// The revision that a read has to show, given what it asked for.
@@ -257,7 +265,7 @@ impl Shared {
         &self,
         call: Call,
         request: Q,
-        send: impl Fn(Channel, Request<Q>) -> F,
+        send: impl Fn(NodeChannel, Request<Q>) -> F,
     ) -> Result<R, Error>
     where
         F: Future<Output = Result<Response<R>, Status>>,

@@ -40,6 +40,7 @@
 
 #![warn(missing_docs)]
 
+mod answer;
 mod calls;
 mod client;
 mod connect;

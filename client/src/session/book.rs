@@ -10,6 +10,7 @@ use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +24,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
 /// Longest such wait where it refuses.
 const REFUSED_CAP: Duration = Duration::from_secs(10);
+/// Lengths of a lease that are believed; the registry grants no others.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// A beat may come earlier than the pace by this share, never later.
 const JITTER_LOW: f64 = 0.9;
 
@@ -158,7 +161,6 @@ impl Book {
         for (key, result) in job.keys.iter().zip(&answer.items) {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.in_flight = false;
-            entry.backoff.reset();
             entry.request.held_generation = result.generation;
             entry.cell.acknowledge(Acknowledged { sent, received: now });
             if entry.leaving.is_some() {
@@ -273,9 +275,10 @@ impl Book {
     fn lease(&mut self, key: Key, result: &v1::RegistrationResult, now: Instant) {
         self.silence(key);
         let Some(ttl) = result.ttl.as_ref().and_then(length) else { return };
-        if result.lease_handle == 0 || ttl.is_zero() {
+        if result.lease_handle == 0 {
             return;
         }
+        let ttl = ttl.clamp(*TTL.start(), *TTL.end());
         let asked = result.heartbeat_interval.as_ref().and_then(length);
         let group = (ttl, within(asked.unwrap_or(ttl / 3), ttl));
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -316,17 +319,24 @@ impl Book {
         }
     }
 
-    /// The registry does not know the lease any more: registers again, with the same nonce.
-    pub(super) fn reregister(&mut self, handle: u64) {
+    /// The registry does not know the lease any more: registers again, with the same nonce. At once, unless no beat was
+    /// acknowledged since the last time.
+    pub(super) fn reregister(&mut self, handle: u64, now: Instant, dice: &Dice) {
         let Some(key) = self.handles.get(&handle).copied() else { return };
         self.silence(key);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.lease = None;
-            tracing::warn!(instance = %entry.name, "the lease ran out, register again");
-            let problem = Some("the lease ran out or was forgotten".into());
-            entry.cell.set(State::Registering { problem });
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.lease = None;
+        tracing::warn!(instance = %entry.name, "the lease ran out, register again");
+        let problem = Some("the lease ran out or was forgotten".into());
+        entry.cell.set(State::Registering { problem });
+        let first = entry.backoff.is_fresh();
+        entry.backoff.cap(RETRY_CAP);
+        let wait = entry.backoff.next(dice);
+        if first {
+            self.again(key);
+        } else {
+            self.retries.insert((now + wait, key));
         }
-        self.again(key);
     }
 
     /// Somebody else has the lease's instance: stops.
@@ -342,9 +352,10 @@ impl Book {
     }
 
     /// Beats of these handles were acknowledged.
-    pub(super) fn acknowledged(&self, handles: &[u64], beat: Acknowledged) {
+    pub(super) fn acknowledged(&mut self, handles: &[u64], beat: Acknowledged) {
         for key in handles.iter().filter_map(|handle| self.handles.get(handle)) {
-            if let Some(entry) = self.entries.get(key) {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.backoff.reset();
                 entry.cell.acknowledge(beat);
             }
         }

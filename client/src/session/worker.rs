@@ -220,7 +220,7 @@ impl Worker {
         };
         let acknowledged = link.acknowledged(message.ack_sequence);
         for handle in message.reregister_handles {
-            self.book.reregister(handle);
+            self.book.reregister(handle, now, &self.shared.dice);
         }
         for fenced in &message.fenced_handles {
             self.book.fenced(fenced);
