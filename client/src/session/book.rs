@@ -5,12 +5,12 @@ use crate::{
     dice::{Backoff, Dice},
     error::Error,
     registration::{Acknowledged, Fence, State},
+    report::HealthReport,
 };
-use rollcall_core::name::InstanceName;
+use rollcall_core::{instance::limit, name::InstanceName};
 use rollcall_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -24,8 +24,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(2);
 /// Longest such wait where it refuses.
 const REFUSED_CAP: Duration = Duration::from_secs(10);
-/// Lengths of a lease that are believed; the registry grants no others.
-const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// A beat may come earlier than the pace by this share, never later.
 const JITTER_LOW: f64 = 0.9;
 
@@ -64,6 +62,16 @@ struct Entry {
     leaving: Option<Leaving>,
 }
 
+/// Leases to be renewed by one message.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Beat {
+    pub(super) handles: Arc<[u64]>,
+    /// What the instances of some of them say about themselves.
+    pub(super) reports: Vec<(u64, HealthReport)>,
+    /// The length of these leases.
+    pub(super) ttl: Duration,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     handle: u64,
@@ -80,6 +88,13 @@ enum Leaving {
 struct Group {
     handles: BTreeSet<u64>,
     due: Instant,
+}
+
+impl Beat {
+    /// Renews nothing: the message is for its goodbyes.
+    pub(super) fn none() -> Self {
+        Self { handles: Arc::from([]), reports: Vec::new(), ttl: Duration::ZERO }
+    }
 }
 
 impl Book {
@@ -278,7 +293,8 @@ impl Book {
         if result.lease_handle == 0 {
             return;
         }
-        let ttl = ttl.clamp(*TTL.start(), *TTL.end());
+        // The registry grants no others; a beat without a pause, or never, would be what it asked for.
+        let ttl = ttl.clamp(limit::TTL_MIN, limit::TTL_MAX);
         let asked = result.heartbeat_interval.as_ref().and_then(length);
         let group = (ttl, within(asked.unwrap_or(ttl / 3), ttl));
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -366,8 +382,8 @@ impl Book {
         self.pace = Some(pace);
     }
 
-    /// The beats that are due, as lists that fit into one message, each with the length of its shortest lease.
-    pub(super) fn beat(&mut self, now: Instant, dice: &Dice) -> Vec<(Arc<[u64]>, Duration)> {
+    /// The beats that are due, each fit for one message.
+    pub(super) fn beat(&mut self, now: Instant, dice: &Dice) -> Vec<Beat> {
         let mut beats = Vec::new();
         for ((ttl, own), group) in &mut self.groups {
             if group.due > now {
@@ -376,9 +392,24 @@ impl Book {
             let pace = self.pace.map_or(*own, |pace| within(pace, *ttl));
             group.due = now + dice.shorten(pace, JITTER_LOW);
             let handles: Vec<u64> = group.handles.iter().copied().collect();
-            beats.extend(handles.chunks(HANDLES).map(|part| (Arc::from(part), *ttl)));
+            for part in handles.chunks(HANDLES) {
+                let of = |handle: &u64| {
+                    let cell = &self.entries.get(self.handles.get(handle)?)?.cell;
+                    Some((*handle, cell.report()?))
+                };
+                let reports = part.iter().filter_map(of).collect();
+                beats.push(Beat { handles: Arc::from(part), reports, ttl: *ttl });
+            }
         }
         beats
+    }
+
+    /// Makes the beat of one registration due, and of those that beat with it.
+    pub(super) fn hurry_one(&mut self, key: Key, now: Instant) {
+        let lease = self.entries.get(&key).and_then(|entry| entry.lease);
+        if let Some(group) = lease.and_then(|lease| self.groups.get_mut(&lease.group)) {
+            group.due = group.due.min(now);
+        }
     }
 
     /// Makes every beat due.
