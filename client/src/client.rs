@@ -2,14 +2,16 @@
 
 use crate::{
     connect::{Address, Connector},
+    copies::Copies,
     dice::{Backoff, Dice},
     error::{Error, Refusal, Tried, Unreachable, Verdict, problem_of, verdict_of},
     nodes::{Lane, NodeChannel, Nodes},
     session::Session,
 };
+use rollcall_core::name::ServiceName;
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -44,6 +46,9 @@ pub struct Builder {
     attempt_timeout: Duration,
     connect_timeout: Duration,
     read_your_writes: bool,
+    copies: Option<Copies>,
+    fallbacks: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    stand_in_after: Duration,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,9 @@ pub(crate) struct Shared {
     pub(crate) dice: Dice,
     pub(crate) session: Session,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) copies: Option<Copies>,
+    pub(crate) fallbacks: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    pub(crate) stand_in_after: Duration,
     read_your_writes: bool,
     written: AtomicU64,
 }
@@ -101,6 +109,9 @@ impl Builder {
             attempt_timeout: Duration::from_millis(1500),
             connect_timeout: Duration::from_secs(1),
             read_your_writes: false,
+            copies: None,
+            fallbacks: BTreeMap::new(),
+            stand_in_after: Duration::from_secs(1),
         }
     }
 
@@ -148,6 +159,34 @@ impl Builder {
         self
     }
 
+    /// Where watches keep a copy of what they show, and start with it where no registry answers; default: nowhere.
+    /// Usually [`Copies::directory`]. Written at most every 5 s.
+    #[must_use]
+    pub fn copies(mut self, copies: Copies) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// The instances of a service as long as no registry has answered and there is no copy: addresses that are known
+    /// to be there, and healthy as far as anybody knows. They count for every endpoint name. Default: none.
+    #[must_use]
+    pub fn fallback(
+        mut self,
+        service: ServiceName,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        self.fallbacks.insert(service, addresses.into_iter().collect());
+        self
+    }
+
+    /// How long a watch waits for a registry before it starts with the copy or the fallback; default 1 s, and less
+    /// where every node has failed once.
+    #[must_use]
+    pub fn stand_in_after(mut self, wait: Duration) -> Self {
+        self.stand_in_after = wait;
+        self
+    }
+
     /// Makes the client. Nothing is connected before the first call. Errors: an address that cannot be read, or
     /// none; no randomness.
     pub fn build(self) -> Result<Client, Error> {
@@ -167,6 +206,9 @@ impl Builder {
             dice,
             session: Session::default(),
             attempt_timeout: self.attempt_timeout,
+            copies: self.copies,
+            fallbacks: self.fallbacks,
+            stand_in_after: self.stand_in_after,
             read_your_writes: self.read_your_writes,
             written: AtomicU64::new(0),
         };
