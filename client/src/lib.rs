@@ -40,6 +40,7 @@
 
 #![warn(missing_docs)]
 
+mod balance;
 mod calls;
 mod client;
 mod connect;
@@ -51,6 +52,11 @@ mod session;
 mod stream;
 mod watch;
 
+pub use balance::{
+    Answer, Attempt, Balance, Balancer, CallError, Cause, Change, Channel, Deadline, Discovered,
+    Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
+    Pick, PickError, Policy, Retry, Standing, Why,
+};
 pub use client::{Builder, Client};
 pub use connect::{Address, BoxFuture, Connection, Connector, Transport};
 pub use error::{Error, Refusal, Tried, Unreachable, reason};
