@@ -3,13 +3,21 @@
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 /// Seeded randomness, shared by all parts of a client.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(Arc<Mutex<StdRng>>);
+
+/// Randomness without a lock, for choices that are made for each call: splitmix64. Good for spreading load, not for
+/// secrets.
+#[derive(Debug)]
+pub(crate) struct Rolls(AtomicU64);
 
 /// Waits that double from one failure to the next, up to a cap, with jitter.
 #[derive(Debug)]
@@ -53,9 +61,45 @@ impl Dice {
         length.mul_f64(self.with(|rng| rng.random_range(low..=1.0)))
     }
 
+    /// Dice of their own for one part, seeded from these.
+    pub(crate) fn rolls(&self) -> Rolls {
+        Rolls::new(self.with(|rng| rng.next_u64()))
+    }
+
     fn with<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+impl Rolls {
+    /// Rolls that fall the same for the same seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// The next word.
+    pub(crate) fn next(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        mix(self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
+    }
+
+    /// The next fraction, at least 0 and below 1.
+    pub(crate) fn fraction(&self) -> f64 {
+        fraction(self.next())
+    }
+}
+
+/// The fraction that the upper 53 bits of a word say, at least 0 and below 1.
+#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+pub(crate) fn fraction(word: u64) -> f64 {
+    (word >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Spreads a word over all bits: the last step of splitmix64.
+pub(crate) fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 impl Backoff {
@@ -114,6 +158,19 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(&dice) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn rolls_spread_evenly_and_repeat_with_their_seed() {
+        let (rolls, again) = (Rolls::new(5), Rolls::new(5));
+        let mut counts = [0_u32; 16];
+        for _ in 0..160_000 {
+            let roll = rolls.next();
+            assert_eq!(roll, again.next());
+            counts[usize::try_from(roll >> 60).unwrap()] += 1;
+        }
+        // Five standard deviations of a binomial around 10,000.
+        assert!(counts.iter().all(|count| count.abs_diff(10_000) < 485), "{counts:?}");
     }
 
     #[test]

@@ -41,6 +41,7 @@
 #![warn(missing_docs)]
 
 mod answer;
+mod balance;
 mod calls;
 mod client;
 mod connect;
@@ -55,6 +56,11 @@ mod session;
 mod stream;
 mod watch;
 
+pub use balance::{
+    Answer, Attempt, Balance, Balancer, CallError, Cause, Change, Channel, Deadline, Discovered,
+    Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
+    Pick, PickError, Policy, Retry, Standing, Why,
+};
 pub use client::{Builder, Client};
 pub use connect::{Address, BoxFuture, Connection, Connector, Transport};
 pub use copies::{Copies, StoredCopy};

@@ -1,0 +1,1 @@
+//! Tests of the balancer as a whole, on lists of their own.
