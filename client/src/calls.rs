@@ -4,6 +4,7 @@
 //! read-your-writes.
 
 use crate::{
+    balance::details::Readable,
     client::{Client, Kind},
     error::Error,
 };
@@ -13,7 +14,7 @@ use rollcall_proto::v1::{
     journal_service_client::JournalServiceClient as Journal,
     registration_service_client::RegistrationServiceClient as Registrations,
 };
-use tonic::{Request, transport::Channel};
+use tonic::Request;
 
 /// Longest answer that is taken, in bytes: the server's own limit of 3 MiB and some.
 pub(crate) const ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -23,7 +24,7 @@ const PAGES: usize = 2_000;
 
 macro_rules! through {
     ($service:ident . $method:ident) => {
-        |channel: Channel, request: Request<_>| async move {
+        |channel: Readable, request: Request<_>| async move {
             $service::new(channel).max_decoding_message_size(ANSWER_BYTES).$method(request).await
         }
     };

@@ -1,6 +1,7 @@
 //! The client: which nodes, which deadlines, and the one loop through which every unary call goes.
 
 use crate::{
+    balance::details::Readable,
     connect::{Address, Connector},
     dice::{Backoff, Dice},
     error::{Error, Refusal, Tried, Unreachable, Verdict, problem_of, verdict_of},
@@ -17,7 +18,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 /// Metadata key under which a node names the leader's API address.
 const LEADER_HINT: &str = "x-rollcall-leader";
@@ -257,7 +258,7 @@ impl Shared {
         &self,
         call: Call,
         request: Q,
-        send: impl Fn(Channel, Request<Q>) -> F,
+        send: impl Fn(Readable, Request<Q>) -> F,
     ) -> Result<R, Error>
     where
         F: Future<Output = Result<Response<R>, Status>>,

@@ -1,7 +1,10 @@
 //! The nodes of the registry as this client sees them: their addresses, which one is in use, and a connection to
 //! each, opened when it is first needed.
 
-use crate::connect::{Address, Connector, Dialer};
+use crate::{
+    balance::details::Readable,
+    connect::{Address, Connector, Dialer},
+};
 use std::{
     net::SocketAddr,
     sync::{
@@ -10,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// Silence on a connection after which it is asked for a sign of life.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -41,8 +44,8 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 struct Node {
     address: Address,
-    calls: Mutex<Option<Channel>>,
-    beats: Mutex<Option<Channel>>,
+    calls: Mutex<Option<Readable>>,
+    beats: Mutex<Option<Readable>>,
     local: Arc<Mutex<Option<SocketAddr>>>,
 }
 
@@ -99,7 +102,7 @@ impl Nodes {
     }
 
     /// The connection to a node; opened by the first call on it.
-    pub(crate) fn channel(&self, node: usize, lane: Lane) -> Channel {
+    pub(crate) fn channel(&self, node: usize, lane: Lane) -> Readable {
         let chosen = &self.list[node];
         let mut slot = chosen.lane(lane);
         slot.get_or_insert_with(|| self.open(chosen)).clone()
@@ -115,20 +118,21 @@ impl Nodes {
         *self.list[node].local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, node: &Node) -> Channel {
+    fn open(&self, node: &Node) -> Readable {
         let dialer = Dialer {
             connector: self.connector.clone(),
             address: node.address.clone(),
             deadline: self.connect_timeout,
             local: Arc::clone(&node.local),
         };
-        Endpoint::from_shared(format!("http://{}", node.address))
+        let channel = Endpoint::from_shared(format!("http://{}", node.address))
             .and_then(|e| e.user_agent(concat!("rollcall-client/", env!("CARGO_PKG_VERSION"))))
             .expect("a parsed address is a valid authority")
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(dialer)
+            .connect_with_connector_lazy(dialer);
+        Readable::new(channel)
     }
 }
 
@@ -138,7 +142,7 @@ impl Node {
         Self { address, calls, beats, local: Arc::default() }
     }
 
-    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Channel>> {
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Readable>> {
         let slot = match lane {
             Lane::Calls => &self.calls,
             Lane::Beats => &self.beats,

@@ -75,7 +75,6 @@ fn pack(mean: f32, at: u32) -> u64 {
     u64::from(mean.to_bits()) << 32 | u64::from(at)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
 fn unpack(word: u64) -> (f32, u32) {
     (f32::from_bits((word >> 32) as u32), word as u32)
 }
@@ -86,7 +85,6 @@ fn weight(now_ms: u32, at: u32) -> f32 {
     if passed == 0 || passed > u32::MAX / 2 {
         return 1.0;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a quantity, not an identity")]
     let passed = passed as f32;
     (-passed / DECAY_MS).exp()
 }

@@ -75,7 +75,6 @@ impl Draw<'_> {
 
     /// What one more call there costs.
     fn cost(&self, member: &Member) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
         let in_flight = member.endpoint.state.in_flight() as f32;
         // One more than are there, so that an idle endpoint has a cost; by weight, because a strong one bears more.
         let load = 1.0 + in_flight / member.relative;
@@ -95,9 +94,7 @@ impl Draw<'_> {
         match &group.table {
             Table::Steps(steps) => steps.at(fraction(turn.wrapping_mul(GOLDEN))),
             Table::Even | Table::Alias(_) | Table::Ring(_) | Table::Maglev(_) => {
-                #[expect(clippy::cast_possible_truncation, reason = "a remainder")]
-                let at = (turn % group.members.len() as u64) as usize;
-                at
+                (turn % group.members.len() as u64) as usize
             }
         }
     }
@@ -132,7 +129,6 @@ fn tried(avoid: &[Arc<Endpoint>], state: &Arc<State>) -> bool {
 }
 
 /// Part of `count` that the upper half of a word says.
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of a word")]
 fn high(word: u64, count: usize) -> usize {
     scale((word >> 32) as u32, count)
 }
