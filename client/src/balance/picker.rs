@@ -44,8 +44,11 @@ impl Draw<'_> {
             (_, 0) => return None,
             (Table::Ring(_) | Table::Maglev(_), _) => self.by_key(group),
             (Table::Even | Table::Alias(_) | Table::Steps(_), 1) => self.enter(&members[0]),
+            // A second attempt takes no turn: with few endpoints first attempts would fall into step with it.
+            (Table::Steps(_), _) if !self.avoid.is_empty() => None,
             (Table::Steps(_), _) => self.enter(&members[self.by_turn(group)]),
             (Table::Even | Table::Alias(_), _) => match self.policy {
+                Policy::RoundRobin | Policy::WeightedRoundRobin if !self.avoid.is_empty() => None,
                 Policy::RoundRobin | Policy::WeightedRoundRobin => {
                     self.enter(&members[self.by_turn(group)])
                 }
