@@ -2,15 +2,15 @@
 //! `cargo run -p rollcall-client --example server -- 127.0.0.1:8502 greeter`. Start several, interrupt one.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use http::HeaderValue;
-use rollcall_client::{Client, Registration, v1::AdminState};
+use http::{HeaderValue, Response};
+use rollcall_client::{Client, Registration};
 use std::{error::Error, time::Duration};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, signal::ctrl_c};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::{body::Body, transport::Server};
 use tower::util::MapResponseLayer;
 
-/// Time for callers to learn that nothing new shall come.
+/// Time for callers to learn that nothing new shall come, and for calls on their way.
 const DRAIN: Duration = Duration::from_secs(2);
 
 #[tokio::main]
@@ -25,37 +25,30 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .endpoint("grpc", grpc.local_addr()?)
         .endpoint("http", web.local_addr()?);
     let name = registration.name()?.id.to_string();
+    let guard = Client::new([registry])?.register(registration).await?;
+    println!("{name} is listed; interrupt it to see it leave");
 
-    // Both servers end when this says so.
-    let (stop, stopped) = watch::channel(false);
-    let ended = |mut stopped: watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
+    let greeting = format!("hello from {name}\n");
+    let pages = axum::Router::new().fallback(move || std::future::ready(greeting.clone()));
+    let pages = axum::serve(web, pages).with_graceful_shutdown(guard.drain_on(ctrl_c(), DRAIN));
+
     let who = HeaderValue::from_str(&name)?;
     let (_reporter, health) = tonic_health::server::health_reporter();
-    let answering = Server::builder()
-        .layer(MapResponseLayer::new(move |mut answer: http::Response<tonic::body::Body>| {
+    let calls = Server::builder()
+        .layer(MapResponseLayer::new(move |mut answer: Response<Body>| {
             answer.headers_mut().insert("x-answered-by", who.clone());
             answer
         }))
         .add_service(health)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), ended(stopped.clone()));
-    let answering = tokio::spawn(answering);
-    let greeting = format!("hello from {name}\n");
-    let pages = axum::Router::new().fallback(move || std::future::ready(greeting.clone()));
-    let web = axum::serve(web, pages).with_graceful_shutdown(ended(stopped));
-    let web = tokio::spawn(web.into_future());
+        .serve_with_incoming_shutdown(
+            TcpListenerStream::new(grpc),
+            guard.drain_on(ctrl_c(), DRAIN),
+        );
 
-    let guard = Client::new([registry])?.register(registration).await?;
-    println!("{name} is listed; interrupt it to see it leave");
-    tokio::signal::ctrl_c().await?;
-
-    guard.set_admin_state(AdminState::Draining, "interrupted").await?;
-    tokio::time::sleep(DRAIN).await;
-    stop.send_replace(true);
-    answering.await??;
-    web.await??;
+    let (pages, calls) = tokio::join!(pages.into_future(), calls);
     guard.deregister().await?;
     println!("{name} has left");
+    pages?;
+    calls?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Randomness and waiting: the only source of both in this crate, so that one seed repeats a run.
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use std::{
     sync::{
@@ -19,11 +20,11 @@ pub(crate) struct Dice(Arc<Mutex<StdRng>>);
 pub(crate) struct Rolls(AtomicU64);
 
 /// Waits that double from one failure to the next, up to a cap, with jitter.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
     cap: Duration,
-    failures: u32,
+    waits: Option<ExponentialBackoff>,
 }
 
 impl Dice {
@@ -48,6 +49,11 @@ impl Dice {
     /// A fresh request id: 32 hex digits.
     pub(crate) fn request_id(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.nonce()))
+    }
+
+    /// The seed of a generator that lives on its own.
+    pub(crate) fn seed(&self) -> u64 {
+        self.with(|rng| rng.random())
     }
 
     /// `length` times a random factor from `low` to 1.
@@ -98,24 +104,41 @@ pub(crate) fn mix(word: u64) -> u64 {
 impl Backoff {
     /// Waits of about `first`, then twice that, and never above `cap`.
     pub(crate) fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap, failures: 0 }
+        Self { first, cap, waits: None }
     }
 
     /// The next wait: half of it certain, half of it random, so that clients do not come in step.
     pub(crate) fn next(&mut self, dice: &Dice) -> Duration {
-        let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.cap);
-        self.failures = self.failures.saturating_add(1);
-        dice.shorten(whole, 0.5)
+        // Up to its own length is added to each wait as jitter: halves keep the sum below the cap.
+        let (first, cap) = (self.first.min(self.cap) / 2, self.cap / 2);
+        let waits = self.waits.get_or_insert_with(|| {
+            ExponentialBuilder::new()
+                .with_min_delay(first)
+                .with_max_delay(cap)
+                .without_max_times()
+                .with_jitter()
+                .with_jitter_seed(dice.seed())
+                .build()
+        });
+        waits.next().unwrap_or(cap)
     }
 
     /// Begins again with the first wait.
     pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+        self.waits = None;
     }
 
-    /// Sets another cap.
+    /// Whether there was no wait since the beginning or the last reset.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.waits.is_none()
+    }
+
+    /// Sets another cap; another one than before begins again with the first wait.
     pub(crate) fn cap(&mut self, cap: Duration) {
-        self.cap = cap;
+        if self.cap != cap {
+            self.cap = cap;
+            self.reset();
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! each, opened when it is first needed.
 
 use crate::{
-    balance::details::Readable,
+    answer::Safe,
     connect::{Address, Connector, Dialer},
 };
 use std::{
@@ -13,7 +13,7 @@ use std::{
     },
     time::Duration,
 };
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 /// Silence on a connection after which it is asked for a sign of life.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -28,6 +28,9 @@ pub(crate) enum Lane {
     Calls,
     Beats,
 }
+
+/// A connection to a node.
+pub(crate) type NodeChannel = Safe<Channel>;
 
 /// All nodes. At least one.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 struct Node {
     address: Address,
-    calls: Mutex<Option<Readable>>,
-    beats: Mutex<Option<Readable>>,
+    calls: Mutex<Option<NodeChannel>>,
+    beats: Mutex<Option<NodeChannel>>,
     local: Arc<Mutex<Option<SocketAddr>>>,
 }
 
@@ -102,7 +105,7 @@ impl Nodes {
     }
 
     /// The connection to a node; opened by the first call on it.
-    pub(crate) fn channel(&self, node: usize, lane: Lane) -> Readable {
+    pub(crate) fn channel(&self, node: usize, lane: Lane) -> NodeChannel {
         let chosen = &self.list[node];
         let mut slot = chosen.lane(lane);
         slot.get_or_insert_with(|| self.open(chosen)).clone()
@@ -118,7 +121,7 @@ impl Nodes {
         *self.list[node].local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, node: &Node) -> Readable {
+    fn open(&self, node: &Node) -> NodeChannel {
         let dialer = Dialer {
             connector: self.connector.clone(),
             address: node.address.clone(),
@@ -132,7 +135,7 @@ impl Nodes {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_with_connector_lazy(dialer);
-        Readable::new(channel)
+        Safe(channel)
     }
 }
 
@@ -142,7 +145,7 @@ impl Node {
         Self { address, calls, beats, local: Arc::default() }
     }
 
-    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Readable>> {
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<NodeChannel>> {
         let slot = match lane {
             Lane::Calls => &self.calls,
             Lane::Beats => &self.beats,

@@ -1,11 +1,11 @@
 //! Long answers: the journal as it is written, and a snapshot for backup.
 
 use crate::{
-    balance::details::Readable,
     calls::ANSWER_BYTES,
     client::{Client, Kind},
     dice::Backoff,
     error::Error,
+    nodes::NodeChannel,
 };
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient as Admin,
@@ -61,7 +61,7 @@ impl Client {
     pub async fn export_snapshot(&self) -> Result<Export, Error> {
         let call = self.call("export snapshot", Kind::Read);
         let request = v1::ExportSnapshotRequest {};
-        let open = |channel: Readable, mut request: Request<_>| async move {
+        let open = |channel: NodeChannel, mut request: Request<_>| async move {
             // The deadline is that of the opening; the file takes as long as it takes.
             request.metadata_mut().remove("grpc-timeout");
             Admin::new(channel)
@@ -117,7 +117,7 @@ impl Tail {
     async fn open(&mut self) -> Result<Streaming<v1::TailResponse>, Error> {
         loop {
             let call = self.client.call("tail the journal", Kind::Read);
-            let open = |channel: Readable, mut request: Request<_>| async move {
+            let open = |channel: NodeChannel, mut request: Request<_>| async move {
                 request.metadata_mut().remove("grpc-timeout");
                 Journal::new(channel).max_decoding_message_size(ANSWER_BYTES).tail(request).await
             };

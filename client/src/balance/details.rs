@@ -1,48 +1,14 @@
 //! Removes from answers what tonic cannot read without a panic: `grpc-status-details-bin` that is no base64
 //! (tonic 0.14.9, `Status::from_header_map`). An answer of a stranger must not end a task of ours.
 
-use super::{body::Answer, judge};
-use crate::connect::BoxFuture;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use std::task::{Context, Poll};
-use tonic::{body::Body, metadata::MetadataMap, transport};
-use tower::Service;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tonic::metadata::MetadataMap;
 
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// A connection whose answers can be read: the one to a registry node.
-#[derive(Debug, Clone)]
-pub(crate) struct Readable(transport::Channel);
-
-impl Readable {
-    pub(crate) fn new(channel: transport::Channel) -> Self {
-        Self(channel)
-    }
-}
-
-impl Service<Request<Body>> for Readable {
-    type Response = Response<Answer<Body>>;
-    type Error = transport::Error;
-    type Future = BoxFuture<Result<Self::Response, transport::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), transport::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move {
-            let mut answer = answer.await?;
-            sanitize(answer.headers_mut());
-            // The body sees to the trailers.
-            Ok(answer.map(|body| Answer::closed(body, judge::grpc_end)))
-        })
-    }
-}
-
 /// Removes the details where they cannot be decoded; code and message stay.
-pub(super) fn sanitize(headers: &mut HeaderMap) {
+pub(crate) fn sanitize(headers: &mut HeaderMap) {
     // tonic decodes the first value only; a second one would be no better.
     let broken = headers.get(DETAILS).is_some_and(|value| decode(value).is_none());
     if broken {
