@@ -90,7 +90,6 @@ impl Rolls {
 }
 
 /// The fraction that the upper 53 bits of a word say, at least 0 and below 1.
-#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
 pub(crate) fn fraction(word: u64) -> f64 {
     (word >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -57,6 +57,11 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::default()
+        })]
+
         #[test]
         fn no_details_panic(details in proptest::collection::vec(proptest::num::u8::ANY, 0..40)) {
             if HeaderValue::from_bytes(&details).is_ok() {

@@ -81,9 +81,8 @@ fn take(
                 None => {
                     let problem = picture.problem.as_ref().map(|p| p.to_string().into());
                     core.listing.send_modify(|listing| listing.problem = problem);
-                    return;
                 }
-                Some(same) if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, same)) => return,
+                Some(same) if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, same)) => {}
                 Some(service) => {
                     roster.update(service.instances.values(), name, now_ms);
                     *seen = Some(Arc::clone(service));

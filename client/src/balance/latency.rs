@@ -5,7 +5,7 @@
 //! does not banish an endpoint for a minute (reference: `docs/decisions/010-a-failure-costs-ten-times-the-mean.md`).
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,15 +16,20 @@ const FAILURE_FACTOR: f32 = 10.0;
 /// Least cost of a failure where nothing is known of the endpoint.
 const FAILURE_FLOOR_US: f32 = 1_000.0;
 
-/// Mean latency in microseconds (upper half, `f32`) and the millisecond of the last sample (lower half); 0 = unknown.
+/// The mean of one endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Latency(AtomicU64);
+pub(super) struct Latency {
+    /// Mean in microseconds (upper half, `f32`) and the millisecond of the last sample (lower half); 0 = unknown.
+    word: AtomicU64,
+    /// There was a second success. The first one bore the opening of a connection, and says little about the rest.
+    proven: AtomicBool,
+}
 
 impl Latency {
     /// The mean in microseconds as of `now_ms`, decayed since the last sample: who was not asked for long may have
     /// recovered. `None` before the first sample.
     pub(super) fn mean(&self, now_ms: u32) -> Option<f32> {
-        let word = self.0.load(Relaxed);
+        let word = self.word.load(Relaxed);
         (word != 0).then(|| {
             let (mean, at) = unpack(word);
             mean * weight(now_ms, at)
@@ -33,7 +38,12 @@ impl Latency {
 
     pub(super) fn success(&self, took: Duration, now_ms: u32) {
         let took = micros(took);
+        let (known, proven) = (self.mean(now_ms).is_some(), self.proven.load(Relaxed));
+        if known && !proven {
+            self.proven.store(true, Relaxed);
+        }
         self.update(now_ms, |mean| match mean {
+            Some(_) if !proven => took,
             Some((mean, weight)) if took <= mean => mean * weight + took * (1.0 - weight),
             Some(_) | None => took,
         });
@@ -41,6 +51,8 @@ impl Latency {
 
     pub(super) fn failure(&self, took: Duration, penalty: Duration, now_ms: u32) {
         let (took, penalty) = (micros(took), micros(penalty));
+        // What a failure costs must not be forgotten with the next success.
+        self.proven.store(true, Relaxed);
         self.update(now_ms, |mean| {
             let mean = mean.map_or(0.0, |(mean, weight)| mean * weight);
             (mean * FAILURE_FACTOR).max(FAILURE_FLOOR_US).min(penalty).max(took).max(mean)
@@ -56,7 +68,8 @@ impl Latency {
     }
 
     pub(super) fn forget(&self) {
-        self.0.store(0, Relaxed);
+        self.word.store(0, Relaxed);
+        self.proven.store(false, Relaxed);
     }
 
     fn update(&self, now_ms: u32, next: impl Fn(Option<(f32, f32)>) -> f32) {
@@ -67,7 +80,7 @@ impl Latency {
             });
             Some(pack(next(known).max(1.0), now_ms))
         };
-        let _ = self.0.fetch_update(Relaxed, Relaxed, step);
+        let _ = self.word.fetch_update(Relaxed, Relaxed, step);
     }
 }
 
@@ -75,7 +88,6 @@ fn pack(mean: f32, at: u32) -> u64 {
     u64::from(mean.to_bits()) << 32 | u64::from(at)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
 fn unpack(word: u64) -> (f32, u32) {
     (f32::from_bits((word >> 32) as u32), word as u32)
 }
@@ -86,13 +98,12 @@ fn weight(now_ms: u32, at: u32) -> f32 {
     if passed == 0 || passed > u32::MAX / 2 {
         return 1.0;
     }
-    #[expect(clippy::cast_precision_loss, reason = "a quantity, not an identity")]
     let passed = passed as f32;
     (-passed / DECAY_MS).exp()
 }
 
 fn micros(took: Duration) -> f32 {
-    took.as_secs_f32() * 1e6
+    (took.as_secs_f64() * 1e6) as f32
 }
 
 #[cfg(test)]
@@ -106,6 +117,7 @@ mod tests {
         let latency = Latency::default();
         assert_eq!(latency.mean(0), None);
         latency.success(MS * 2, 0);
+        latency.success(MS * 2, 0);
         latency.success(MS * 100, 10);
         assert_eq!(latency.mean(10), Some(100_000.0));
         latency.success(MS * 2, 20);
@@ -115,6 +127,21 @@ mod tests {
         let mean = latency.mean(10_020).unwrap();
         // 1/e of 99.9 ms and the rest of 2 ms.
         assert!((37_500.0..38_500.0).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn the_second_call_replaces_the_first_which_opened_the_connection() {
+        let latency = Latency::default();
+        latency.success(MS * 50, 0);
+        assert_eq!(latency.mean(0), Some(50_000.0));
+        latency.success(MS, 1);
+        assert_eq!(latency.mean(1), Some(1_000.0));
+        latency.success(MS / 2, 2);
+        assert!(latency.mean(2).unwrap() > 990.0);
+        latency.forget();
+        latency.success(MS * 50, 3);
+        latency.success(MS, 4);
+        assert_eq!(latency.mean(4), Some(1_000.0));
     }
 
     #[test]

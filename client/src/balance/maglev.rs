@@ -27,11 +27,6 @@ struct Wishes {
 impl Maglev {
     /// The table of endpoints given as (hash of the identity, weight above 0), in order of their identity: the order
     /// of the list must not matter. At least one.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "fewer than 2^32 endpoints, and remainders"
-    )]
     pub(super) fn new(members: &[(u64, f64)]) -> Self {
         let size = if members.len() * 100 > SLOTS { SLOTS_LARGE } else { SLOTS };
         let mean = members.iter().map(|(_, weight)| weight).sum::<f64>() / members.len() as f64;
@@ -63,7 +58,6 @@ impl Maglev {
     }
 
     /// Endpoints in the order in which a key wants them, at most [`TRIES`]; an endpoint may come several times.
-    #[expect(clippy::cast_possible_truncation, reason = "a remainder")]
     pub(super) fn walk(&self, key: u64) -> impl Iterator<Item = usize> + '_ {
         let size = self.0.len() as u64;
         let slot = move |i: u64| if i == 0 { key % size } else { mix(key ^ i) % size };

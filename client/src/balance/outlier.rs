@@ -53,19 +53,12 @@ impl Ejection {
 
     /// Length of the `count`th ejection in a row in ms, spread by a fraction (0 to 1), so that not all come back at
     /// once: at most a tenth longer.
-    #[expect(clippy::cast_possible_truncation, reason = "bounded by a day")]
     pub(super) fn length_ms(&self, count: u32, fraction: f64) -> u32 {
         let length = self.base.saturating_mul(count).min(self.longest);
         length.mul_f64(1.0 + fraction / 10.0).min(Duration::from_secs(86_400)).as_millis() as u32
     }
 
     /// Most endpoints that may be out at a time, of so many.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "counts of endpoints, and a share of them"
-    )]
     pub(super) fn most(&self, routable: usize) -> u32 {
         ((routable as f64 * self.share.clamp(0.0, 1.0)) as u32).max(1)
     }
@@ -83,7 +76,6 @@ pub(super) fn outliers(counts: &[(u32, u32)]) -> Vec<usize> {
     if judged.len() < ENDPOINTS_MIN {
         return Vec::new();
     }
-    #[expect(clippy::cast_precision_loss, reason = "a count of endpoints")]
     let count = judged.len() as f64;
     let mean = judged.iter().map(|(_, rate)| rate).sum::<f64>() / count;
     let variance = judged.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / count;

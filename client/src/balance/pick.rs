@@ -159,7 +159,6 @@ impl Core {
     }
 
     /// Milliseconds since the balancer began; wraps after 49 days.
-    #[expect(clippy::cast_possible_truncation, reason = "it may wrap")]
     pub(super) fn millis(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.epoch).as_millis() as u32
     }

@@ -44,8 +44,11 @@ impl Draw<'_> {
             (_, 0) => return None,
             (Table::Ring(_) | Table::Maglev(_), _) => self.by_key(group),
             (Table::Even | Table::Alias(_) | Table::Steps(_), 1) => self.enter(&members[0]),
+            // A second attempt takes no turn: with few endpoints first attempts would fall into step with it.
+            (Table::Steps(_), _) if !self.avoid.is_empty() => None,
             (Table::Steps(_), _) => self.enter(&members[self.by_turn(group)]),
             (Table::Even | Table::Alias(_), _) => match self.policy {
+                Policy::RoundRobin | Policy::WeightedRoundRobin if !self.avoid.is_empty() => None,
                 Policy::RoundRobin | Policy::WeightedRoundRobin => {
                     self.enter(&members[self.by_turn(group)])
                 }
@@ -75,7 +78,6 @@ impl Draw<'_> {
 
     /// What one more call there costs.
     fn cost(&self, member: &Member) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "calls in flight are few")]
         let in_flight = member.endpoint.state.in_flight() as f32;
         // One more than are there, so that an idle endpoint has a cost; by weight, because a strong one bears more.
         let load = 1.0 + in_flight / member.relative;
@@ -95,9 +97,7 @@ impl Draw<'_> {
         match &group.table {
             Table::Steps(steps) => steps.at(fraction(turn.wrapping_mul(GOLDEN))),
             Table::Even | Table::Alias(_) | Table::Ring(_) | Table::Maglev(_) => {
-                #[expect(clippy::cast_possible_truncation, reason = "a remainder")]
-                let at = (turn % group.members.len() as u64) as usize;
-                at
+                (turn % group.members.len() as u64) as usize
             }
         }
     }
@@ -132,7 +132,6 @@ fn tried(avoid: &[Arc<Endpoint>], state: &Arc<State>) -> bool {
 }
 
 /// Part of `count` that the upper half of a word says.
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of a word")]
 fn high(word: u64, count: usize) -> usize {
     scale((word >> 32) as u32, count)
 }

@@ -68,7 +68,6 @@ impl Load {
 }
 
 impl Cell {
-    #[expect(clippy::cast_possible_truncation, reason = "a weight of seven digits is enough")]
     pub(super) fn set(&self, load: Load, now_ms: u32) {
         let Some(weight) = load.weight() else { return };
         let at = now_ms.max(1);

@@ -14,11 +14,6 @@ pub(super) struct Ring(Box<[(u64, u32)]>);
 
 impl Ring {
     /// The ring of endpoints given as (hash of the identity, weight above 0).
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "counts of points are small"
-    )]
     pub(super) fn new(members: &[(u64, f64)]) -> Self {
         let unit = points_of_weight(members);
         let mut points = Vec::new();
@@ -43,7 +38,6 @@ impl Ring {
 /// does, keys move between endpoints that stay.
 fn points_of_weight(members: &[(u64, f64)]) -> f64 {
     let total: f64 = members.iter().map(|(_, weight)| weight).sum();
-    #[expect(clippy::cast_precision_loss, reason = "a count of endpoints")]
     let mean = total / members.len() as f64;
     let usual = mean.log2().round().exp2();
     let crowd = (total / usual * POINTS_EACH / POINTS_MAX).max(1.0).log2().ceil().exp2();

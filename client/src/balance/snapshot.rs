@@ -123,7 +123,6 @@ fn too_few(left: usize, all: usize, threshold: f64) -> bool {
     left < all && (share_of(left, all) < threshold || left == 0)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of endpoints")]
 fn share_of(part: usize, whole: usize) -> f64 {
     part as f64 / whole.max(1) as f64
 }
@@ -169,7 +168,6 @@ fn weights(callable: &[Arc<Endpoint>], settings: &Settings, now_ms: u32) -> (Vec
     if known.len() < 2 {
         return (declared, true);
     }
-    #[expect(clippy::cast_precision_loss, reason = "a count of endpoints")]
     let mean = known.iter().sum::<f64>() / known.len() as f64;
     let ramped = |(e, report): (&Arc<Endpoint>, Option<f64>)| {
         report.unwrap_or(mean) * ramp(e, settings, now_ms)
@@ -245,7 +243,6 @@ impl Group {
         let hashed = matches!(policy, Policy::RingHash | Policy::Maglev);
         let kept: Vec<_> = candidates.into_iter().filter(|c| hashed || c.available).collect();
         let weights: Vec<f64> = kept.iter().map(|c| c.weight).collect();
-        #[expect(clippy::cast_precision_loss, reason = "a count of endpoints")]
         let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
         let even = weights.iter().all(|weight| (weight / mean - 1.0).abs() < 1e-6);
         let table = match policy {
@@ -257,7 +254,6 @@ impl Group {
             }
         };
         let member = |candidate: Candidate| Member {
-            #[expect(clippy::cast_possible_truncation, reason = "seven digits are enough")]
             relative: (candidate.weight / mean) as f32,
             out: !candidate.available,
             endpoint: candidate.endpoint,

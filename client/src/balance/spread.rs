@@ -27,7 +27,6 @@ pub(super) fn tiers(healthy: &[f64]) -> Vec<f64> {
 /// its share of the capacity is at least its share of the callers; what it cannot take goes to the others in
 /// proportion to what they have to spare. The sum is 1 where there is capacity.
 pub(super) fn zones(capacity: &[f64], own: usize, callers: Option<f64>) -> Vec<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "a count of zones")]
     let count = capacity.len() as f64;
     let total: f64 = capacity.iter().sum();
     if total <= 0.0 {
@@ -101,6 +100,11 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::default()
+        })]
+
         #[test]
         fn shares_are_a_whole(
             capacity in proptest::collection::vec(0.0..100.0_f64, 1..8),

@@ -15,19 +15,12 @@ pub(super) struct Steps {
 }
 
 /// `count * fraction`, where the fraction is given as 32 bits. `count` is below 2^32.
-#[expect(clippy::cast_possible_truncation, reason = "the product is below count")]
 pub(super) fn scale(word: u32, count: usize) -> usize {
     ((u64::from(word) * count as u64) >> 32) as usize
 }
 
 impl Alias {
     /// The table of weights that are above 0; at least one.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        reason = "shares of 2^32, and fewer than 2^32 of them"
-    )]
     pub(super) fn new(weights: &[f64]) -> Self {
         let mean = weights.iter().sum::<f64>() / weights.len() as f64;
         let mut rest: Vec<f64> = weights.iter().map(|weight| weight / mean).collect();
@@ -46,7 +39,6 @@ impl Alias {
     }
 
     /// The slot for a random word: the upper half chooses, the lower half decides.
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
     pub(super) fn draw(&self, word: u64) -> usize {
         let at = scale((word >> 32) as u32, self.slots.len());
         let (threshold, alias) = self.slots[at];

@@ -1,6 +1,7 @@
 //! A gRPC backend on loopback that counts, waits and fails as a test says, and lists of instances.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use http_body_util::BodyExt as _;
 use rollcall_client::{Channel, v1};
 use std::{
     net::SocketAddr,
@@ -12,15 +13,24 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{Request, Response, Status, body::Body, transport::Server};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
     health_client::HealthClient,
     health_server::{Health, HealthServer},
 };
 
+use tower::util::MapResponseLayer;
+
 /// What a backend answers.
 type Answer = Arc<dyn Fn(usize) -> Option<Status> + Send + Sync>;
+
+/// Where a backend puts details that cannot be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Spoil {
+    Head,
+    Trailers,
+}
 
 /// A backend; it stops when it is dropped.
 pub(crate) struct Backend {
@@ -41,11 +51,22 @@ struct Checks(Arc<Script>);
 
 impl Backend {
     pub(crate) async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// A backend that puts details into its answers which are not base64.
+    pub(crate) async fn spoiled(spoil: Spoil) -> Self {
+        Self::serve(Some(spoil)).await
+    }
+
+    async fn serve(spoil: Option<Spoil>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let script = Arc::<Script>::default();
         let service = HealthServer::new(Checks(Arc::clone(&script)));
+        let spoil = MapResponseLayer::new(move |answer| spoiled(answer, spoil));
         let serving = Server::builder()
+            .layer(spoil)
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         let task = tokio::spawn(async move { serving.await.expect("serve") });
@@ -111,6 +132,34 @@ impl Health for Checks {
         self.0.served.fetch_add(1, Relaxed);
         Ok(Response::new(tokio_stream::pending()))
     }
+}
+
+/// Puts the code and spoiled details where they are asked for.
+fn spoiled(answer: http::Response<Body>, spoil: Option<Spoil>) -> http::Response<Body> {
+    let Some(spoil) = spoil else { return answer };
+    let (mut head, _) = answer.into_parts();
+    let details = http::HeaderValue::from_static("!!! not base64");
+    head.headers.insert("grpc-status-details-bin", details);
+    match spoil {
+        Spoil::Head => http::Response::from_parts(head, Body::empty()),
+        Spoil::Trailers => {
+            let trailers = std::mem::take(&mut head.headers);
+            head.headers.insert("content-type", "application/grpc".parse().expect("a value"));
+            let end = futures_util::future::ready(Some(Ok::<_, Status>(trailers)));
+            let body = http_body_util::Empty::new().map_err(|never| match never {});
+            http::Response::from_parts(head, Body::new(body.with_trailers(end)))
+        }
+    }
+}
+
+/// Waits for a condition, five seconds at most.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), wait).await.expect("in time");
 }
 
 /// A healthy instance at an address.

@@ -1,1 +1,0 @@
-//! Tests of the balancer as a whole, on lists of their own.
