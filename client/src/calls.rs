@@ -6,6 +6,7 @@
 use crate::{
     client::{Client, Kind},
     error::Error,
+    nodes::NodeChannel,
 };
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient as Admin,
@@ -13,7 +14,7 @@ use rollcall_proto::v1::{
     journal_service_client::JournalServiceClient as Journal,
     registration_service_client::RegistrationServiceClient as Registrations,
 };
-use tonic::{Request, transport::Channel};
+use tonic::Request;
 
 /// Longest answer that is taken, in bytes: the server's own limit of 3 MiB and some.
 pub(crate) const ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -23,7 +24,7 @@ const PAGES: usize = 2_000;
 
 macro_rules! through {
     ($service:ident . $method:ident) => {
-        |channel: Channel, request: Request<_>| async move {
+        |channel: NodeChannel, request: Request<_>| async move {
             $service::new(channel).max_decoding_message_size(ANSWER_BYTES).$method(request).await
         }
     };
@@ -92,7 +93,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("register", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Registrations.register)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 
@@ -104,7 +105,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("deregister", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Registrations.deregister)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 
@@ -116,7 +117,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("set admin state", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Registrations.set_admin_state)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 
@@ -194,7 +195,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("put service policy", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Admin.put_service_policy)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 
@@ -206,7 +207,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("delete service policy", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Admin.delete_service_policy)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 
@@ -225,7 +226,7 @@ impl Client {
         self.shared.identify(&mut q.request_id);
         let call = self.call("release protection", Kind::Write);
         let answer = self.shared.unary(call, q, through!(Admin.release_protection)).await?;
-        self.shared.wrote(answer.revision);
+        self.shared.wrote(call, answer.revision);
         Ok(answer)
     }
 }

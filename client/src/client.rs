@@ -2,14 +2,16 @@
 
 use crate::{
     connect::{Address, Connector},
+    copies::Copies,
     dice::{Backoff, Dice},
     error::{Error, Refusal, Tried, Unreachable, Verdict, problem_of, verdict_of},
-    nodes::{Lane, Nodes},
+    nodes::{Lane, NodeChannel, Nodes},
     session::Session,
 };
+use rollcall_core::name::ServiceName;
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap, transport::Channel};
+use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 /// Metadata key under which a node names the leader's API address.
 const LEADER_HINT: &str = "x-rollcall-leader";
@@ -44,6 +46,9 @@ pub struct Builder {
     attempt_timeout: Duration,
     connect_timeout: Duration,
     read_your_writes: bool,
+    copies: Option<Copies>,
+    fallbacks: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    stand_in_after: Duration,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,9 @@ pub(crate) struct Shared {
     pub(crate) dice: Dice,
     pub(crate) session: Session,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) copies: Option<Copies>,
+    pub(crate) fallbacks: BTreeMap<ServiceName, Vec<SocketAddr>>,
+    pub(crate) stand_in_after: Duration,
     read_your_writes: bool,
     written: AtomicU64,
 }
@@ -73,6 +81,8 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) deadline: Instant,
+    /// The revision of this client's own writes when the call began.
+    pub(crate) written: u64,
 }
 
 /// What happened to a call so far.
@@ -99,6 +109,9 @@ impl Builder {
             attempt_timeout: Duration::from_millis(1500),
             connect_timeout: Duration::from_secs(1),
             read_your_writes: false,
+            copies: None,
+            fallbacks: BTreeMap::new(),
+            stand_in_after: Duration::from_secs(1),
         }
     }
 
@@ -146,6 +159,34 @@ impl Builder {
         self
     }
 
+    /// Where watches keep a copy of what they show, and start with it where no registry answers; default: nowhere.
+    /// Usually [`Copies::directory`]. Written at most every 5 s.
+    #[must_use]
+    pub fn copies(mut self, copies: Copies) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// The instances of a service as long as no registry has answered and there is no copy: addresses that are known
+    /// to be there, and healthy as far as anybody knows. They count for every endpoint name. Default: none.
+    #[must_use]
+    pub fn fallback(
+        mut self,
+        service: ServiceName,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        self.fallbacks.insert(service, addresses.into_iter().collect());
+        self
+    }
+
+    /// How long a watch waits for a registry before it starts with the copy or the fallback; default 1 s, and less
+    /// where every node has failed once.
+    #[must_use]
+    pub fn stand_in_after(mut self, wait: Duration) -> Self {
+        self.stand_in_after = wait;
+        self
+    }
+
     /// Makes the client. Nothing is connected before the first call. Errors: an address that cannot be read, or
     /// none; no randomness.
     pub fn build(self) -> Result<Client, Error> {
@@ -165,6 +206,9 @@ impl Builder {
             dice,
             session: Session::default(),
             attempt_timeout: self.attempt_timeout,
+            copies: self.copies,
+            fallbacks: self.fallbacks,
+            stand_in_after: self.stand_in_after,
             read_your_writes: self.read_your_writes,
             written: AtomicU64::new(0),
         };
@@ -208,14 +252,20 @@ impl Client {
     }
 
     pub(crate) fn call(&self, name: &'static str, kind: Kind) -> Call {
-        Call { name, kind, deadline: Instant::now() + self.timeout }
+        let written = self.written_revision();
+        Call { name, kind, deadline: Instant::now() + self.timeout, written }
     }
 }
 
 impl Shared {
-    /// A write made this revision.
-    pub(crate) fn wrote(&self, revision: u64) {
-        self.written.fetch_max(revision, Ordering::Relaxed);
+    /// A write made this revision. One below what was known when it began was made by a registry that was set up anew:
+    /// reads must not wait for a revision of the old one.
+    pub(crate) fn wrote(&self, call: Call, revision: u64) {
+        if revision < call.written {
+            self.written.store(revision, Ordering::Relaxed);
+        } else {
+            self.written.fetch_max(revision, Ordering::Relaxed);
+        }
     }
 
     /// The revision that a read has to show, given what it asked for.
@@ -257,7 +307,7 @@ impl Shared {
         &self,
         call: Call,
         request: Q,
-        send: impl Fn(Channel, Request<Q>) -> F,
+        send: impl Fn(NodeChannel, Request<Q>) -> F,
     ) -> Result<R, Error>
     where
         F: Future<Output = Result<Response<R>, Status>>,

@@ -1,8 +1,12 @@
 //! Randomness and waiting: the only source of both in this crate, so that one seed repeats a run.
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,12 +14,17 @@ use std::{
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(Arc<Mutex<StdRng>>);
 
+/// Randomness without a lock, for choices that are made for each call: splitmix64. Good for spreading load, not for
+/// secrets.
+#[derive(Debug)]
+pub(crate) struct Rolls(AtomicU64);
+
 /// Waits that double from one failure to the next, up to a cap, with jitter.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,
     cap: Duration,
-    failures: u32,
+    waits: Option<ExponentialBackoff>,
 }
 
 impl Dice {
@@ -42,9 +51,19 @@ impl Dice {
         format!("{:032x}", u128::from_be_bytes(self.nonce()))
     }
 
+    /// The seed of a generator that lives on its own.
+    pub(crate) fn seed(&self) -> u64 {
+        self.with(|rng| rng.random())
+    }
+
     /// `length` times a random factor from `low` to 1.
     pub(crate) fn shorten(&self, length: Duration, low: f64) -> Duration {
         length.mul_f64(self.with(|rng| rng.random_range(low..=1.0)))
+    }
+
+    /// Dice of their own for one part, seeded from these.
+    pub(crate) fn rolls(&self) -> Rolls {
+        Rolls::new(self.with(|rng| rng.next_u64()))
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
@@ -52,27 +71,74 @@ impl Dice {
     }
 }
 
+impl Rolls {
+    /// Rolls that fall the same for the same seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// The next word.
+    pub(crate) fn next(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        mix(self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
+    }
+
+    /// The next fraction, at least 0 and below 1.
+    pub(crate) fn fraction(&self) -> f64 {
+        fraction(self.next())
+    }
+}
+
+/// The fraction that the upper 53 bits of a word say, at least 0 and below 1.
+pub(crate) fn fraction(word: u64) -> f64 {
+    (word >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Spreads a word over all bits: the last step of splitmix64.
+pub(crate) fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
 impl Backoff {
     /// Waits of about `first`, then twice that, and never above `cap`.
     pub(crate) fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap, failures: 0 }
+        Self { first, cap, waits: None }
     }
 
     /// The next wait: half of it certain, half of it random, so that clients do not come in step.
     pub(crate) fn next(&mut self, dice: &Dice) -> Duration {
-        let whole = self.first.saturating_mul(1 << self.failures.min(20)).min(self.cap);
-        self.failures = self.failures.saturating_add(1);
-        dice.shorten(whole, 0.5)
+        // Up to its own length is added to each wait as jitter: halves keep the sum below the cap.
+        let (first, cap) = (self.first.min(self.cap) / 2, self.cap / 2);
+        let waits = self.waits.get_or_insert_with(|| {
+            ExponentialBuilder::new()
+                .with_min_delay(first)
+                .with_max_delay(cap)
+                .without_max_times()
+                .with_jitter()
+                .with_jitter_seed(dice.seed())
+                .build()
+        });
+        waits.next().unwrap_or(cap)
     }
 
     /// Begins again with the first wait.
     pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+        self.waits = None;
     }
 
-    /// Sets another cap.
+    /// Whether there was no wait since the beginning or the last reset.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.waits.is_none()
+    }
+
+    /// Sets another cap; another one than before begins again with the first wait.
     pub(crate) fn cap(&mut self, cap: Duration) {
-        self.cap = cap;
+        if self.cap != cap {
+            self.cap = cap;
+            self.reset();
+        }
     }
 }
 
@@ -91,6 +157,19 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(&dice) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn rolls_spread_evenly_and_repeat_with_their_seed() {
+        let (rolls, again) = (Rolls::new(5), Rolls::new(5));
+        let mut counts = [0_u32; 16];
+        for _ in 0..160_000 {
+            let roll = rolls.next();
+            assert_eq!(roll, again.next());
+            counts[usize::try_from(roll >> 60).unwrap()] += 1;
+        }
+        // Five standard deviations of a binomial around 10,000.
+        assert!(counts.iter().all(|count| count.abs_diff(10_000) < 485), "{counts:?}");
     }
 
     #[test]

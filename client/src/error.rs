@@ -1,7 +1,7 @@
 //! What can go wrong, in words that a person can act on and in values that a program can.
 
-use crate::connect::Address;
-use rollcall_core::name::Invalid;
+use crate::{connect::Address, registration::State};
+use rollcall_core::name::{InstanceName, Invalid};
 use rollcall_proto::error::Details;
 pub use rollcall_proto::error::reason;
 use std::{collections::BTreeMap, error::Error as _, fmt, time::Duration};
@@ -28,6 +28,16 @@ pub enum Error {
         address: Address,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The instance is not listed at present.
+    #[error("{call}: {name} is not listed: {state:?}")]
+    NotListed {
+        /// Which call.
+        call: &'static str,
+        /// Which instance.
+        name: InstanceName,
+        /// Where its registration stands.
+        state: State,
     },
     /// The client was closed.
     #[error("{call}: this client was closed")]
@@ -106,6 +116,8 @@ impl Error {
             Self::Refused(refusal) => {
                 refusal.retry_after.is_some() || refusal.verdict() != Verdict::Final
             }
+            // It may be on its way back.
+            Self::NotListed { state, .. } => !state.is_final(),
             Self::Invalid(_) | Self::Protocol { .. } | Self::Closed { .. } | Self::NoRandomness => {
                 false
             }
@@ -117,9 +129,11 @@ impl Error {
         match self {
             Self::Unreachable(e) => e.tried.iter().filter_map(|tried| tried.retry_after).max(),
             Self::Refused(refusal) => refusal.retry_after,
-            Self::Invalid(_) | Self::Protocol { .. } | Self::Closed { .. } | Self::NoRandomness => {
-                None
-            }
+            Self::Invalid(_)
+            | Self::Protocol { .. }
+            | Self::NotListed { .. }
+            | Self::Closed { .. }
+            | Self::NoRandomness => None,
         }
     }
 
@@ -128,9 +142,11 @@ impl Error {
         match self {
             Self::Unreachable(e) => e.tried.iter().find_map(|tried| tried.reason.as_deref()),
             Self::Refused(refusal) => refusal.reason.as_deref(),
-            Self::Invalid(_) | Self::Protocol { .. } | Self::Closed { .. } | Self::NoRandomness => {
-                None
-            }
+            Self::Invalid(_)
+            | Self::Protocol { .. }
+            | Self::NotListed { .. }
+            | Self::Closed { .. }
+            | Self::NoRandomness => None,
         }
     }
 
@@ -141,6 +157,7 @@ impl Error {
             Self::Unreachable(_)
             | Self::Invalid(_)
             | Self::Protocol { .. }
+            | Self::NotListed { .. }
             | Self::Closed { .. }
             | Self::NoRandomness => None,
         }
@@ -162,9 +179,11 @@ impl Error {
         match self {
             Self::Unreachable(unreachable) => unreachable.outcome_unknown,
             Self::Refused(refusal) => refusal.verdict() == Verdict::Unknown,
-            Self::Invalid(_) | Self::Protocol { .. } | Self::Closed { .. } | Self::NoRandomness => {
-                false
-            }
+            Self::Invalid(_)
+            | Self::Protocol { .. }
+            | Self::NotListed { .. }
+            | Self::Closed { .. }
+            | Self::NoRandomness => false,
         }
     }
 }
@@ -223,6 +242,10 @@ impl Refusal {
                 ),
                 _,
             ) => Verdict::NotDone,
+            // No registry of ours speaks like this: a proxy, a half answer, a node of another version. Another node may
+            // do better.
+            (None, Code::Unimplemented) => Verdict::NotDone,
+            (None, Code::Unknown | Code::Internal | Code::DataLoss) => Verdict::Unknown,
             (Some(reason::OUTCOME_UNKNOWN), _)
             | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => Verdict::Unknown,
             _ => Verdict::Final,
@@ -301,6 +324,8 @@ mod tests {
         assert_eq!(verdict(Status::invalid_argument("ttl")), Verdict::Final);
         assert_eq!(verdict(Status::unavailable("gone")), Verdict::Unknown);
         assert_eq!(verdict(Status::cancelled("Timeout expired")), Verdict::Unknown);
+        assert_eq!(verdict(Status::unknown("missing grpc-status trailer")), Verdict::Unknown);
+        assert_eq!(verdict(Status::unimplemented("compressed")), Verdict::NotDone);
         let mut broken = Status::internal("h2");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
         assert_eq!(verdict(broken), Verdict::Unknown);

@@ -40,22 +40,35 @@
 
 #![warn(missing_docs)]
 
+mod answer;
+mod balance;
 mod calls;
 mod client;
 mod connect;
+mod copies;
 mod dice;
 mod error;
+mod guard;
 mod nodes;
 mod registration;
+mod report;
 mod session;
 mod stream;
 mod watch;
 
+pub use balance::{
+    Answer, Attempt, Balance, Balancer, CallError, Cause, Change, Channel, Deadline, Discovered,
+    Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
+    Pick, PickError, Policy, Retry, Standing, Why,
+};
 pub use client::{Builder, Client};
 pub use connect::{Address, BoxFuture, Connection, Connector, Transport};
+pub use copies::{Copies, StoredCopy};
 pub use error::{Error, Refusal, Tried, Unreachable, reason};
-pub use registration::{Acknowledged, Fence, Guard, Registration, State};
+pub use guard::Guard;
+pub use registration::{Acknowledged, Fence, Registration, State};
+pub use report::HealthReport;
 pub use rollcall_core::name::{InstanceId, InstanceName, Invalid, Label, ServiceName};
 pub use rollcall_proto::v1;
 pub use stream::{Export, Tail};
-pub use watch::{Picture, Selection, Service, Update, Watch};
+pub use watch::{Origin, Picture, Selection, Service, Update, Watch};

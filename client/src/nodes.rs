@@ -1,7 +1,10 @@
 //! The nodes of the registry as this client sees them: their addresses, which one is in use, and a connection to
 //! each, opened when it is first needed.
 
-use crate::connect::{Address, Connector, Dialer};
+use crate::{
+    answer::Safe,
+    connect::{Address, Connector, Dialer},
+};
 use std::{
     net::SocketAddr,
     sync::{
@@ -26,6 +29,9 @@ pub(crate) enum Lane {
     Beats,
 }
 
+/// A connection to a node.
+pub(crate) type NodeChannel = Safe<Channel>;
+
 /// All nodes. At least one.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -41,8 +47,8 @@ pub(crate) struct Nodes {
 #[derive(Debug)]
 struct Node {
     address: Address,
-    calls: Mutex<Option<Channel>>,
-    beats: Mutex<Option<Channel>>,
+    calls: Mutex<Option<NodeChannel>>,
+    beats: Mutex<Option<NodeChannel>>,
     local: Arc<Mutex<Option<SocketAddr>>>,
 }
 
@@ -99,7 +105,7 @@ impl Nodes {
     }
 
     /// The connection to a node; opened by the first call on it.
-    pub(crate) fn channel(&self, node: usize, lane: Lane) -> Channel {
+    pub(crate) fn channel(&self, node: usize, lane: Lane) -> NodeChannel {
         let chosen = &self.list[node];
         let mut slot = chosen.lane(lane);
         slot.get_or_insert_with(|| self.open(chosen)).clone()
@@ -115,20 +121,21 @@ impl Nodes {
         *self.list[node].local.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, node: &Node) -> Channel {
+    fn open(&self, node: &Node) -> NodeChannel {
         let dialer = Dialer {
             connector: self.connector.clone(),
             address: node.address.clone(),
             deadline: self.connect_timeout,
             local: Arc::clone(&node.local),
         };
-        Endpoint::from_shared(format!("http://{}", node.address))
+        let channel = Endpoint::from_shared(format!("http://{}", node.address))
             .and_then(|e| e.user_agent(concat!("rollcall-client/", env!("CARGO_PKG_VERSION"))))
             .expect("a parsed address is a valid authority")
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(dialer)
+            .connect_with_connector_lazy(dialer);
+        Safe(channel)
     }
 }
 
@@ -138,7 +145,7 @@ impl Node {
         Self { address, calls, beats, local: Arc::default() }
     }
 
-    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Channel>> {
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<NodeChannel>> {
         let slot = match lane {
             Lane::Calls => &self.calls,
             Lane::Beats => &self.beats,

@@ -1,12 +1,14 @@
 //! Registering: what an instance says about itself, and the guard that keeps it listed.
 
 use crate::{
-    client::Client,
+    client::{Client, Shared},
     error::Error,
-    session::{Cell, Key, Newcomer},
+    guard::Guard,
+    report::HealthReport,
+    session::{Cell, Key, Newcomer, length},
 };
 use rollcall_core::{
-    instance::limit,
+    instance::{Spec, limit},
     name::{InstanceName, Invalid},
 };
 use rollcall_proto::v1;
@@ -21,6 +23,8 @@ use tokio::{sync::watch, time::Instant};
 
 /// What is called after each change of state.
 type OnChange = Arc<dyn Fn(&State) + Send + Sync>;
+/// What is asked how the instance is.
+type Health = Arc<dyn Fn() -> HealthReport + Send + Sync>;
 
 /// An instance to be registered. Limits and defaults are those of `rollcall.v1.InstanceSpec`.
 #[derive(Clone, Default)]
@@ -31,6 +35,7 @@ pub struct Registration {
     id: String,
     spec: v1::InstanceSpec,
     on_change: Option<OnChange>,
+    health: Option<Health>,
 }
 
 /// Where a registration stands.
@@ -74,16 +79,6 @@ pub struct Acknowledged {
     pub sent: Instant,
     /// When its acknowledgement was here.
     pub received: Instant,
-}
-
-/// Keeps one instance listed for as long as it lives. Dropping it says goodbye as well as it can without waiting;
-/// [`Guard::deregister`] waits. A persistent instance stays listed when its guard is dropped.
-#[must_use = "dropping the guard ends the registration"]
-pub struct Guard {
-    name: InstanceName,
-    client: Client,
-    key: Key,
-    cell: Arc<Cell>,
 }
 
 impl Registration {
@@ -190,6 +185,14 @@ impl Registration {
         self
     }
 
+    /// Asks the instance how it is, from a task of its own, once for each beat; the answer goes out with the next one,
+    /// and at once where it changes between healthy and degraded. It must not block: look at what was found out
+    /// elsewhere. One that panics counts as degraded. See also [`Guard::report`].
+    pub fn health(mut self, ask: impl Fn() -> HealthReport + Send + Sync + 'static) -> Self {
+        self.health = Some(Arc::new(ask));
+        self
+    }
+
     /// The name that it registers under. Errors name the field.
     pub fn name(&self) -> Result<InstanceName, Error> {
         let id = match self.spec.endpoints.first() {
@@ -200,6 +203,27 @@ impl Registration {
             _ => self.id.clone(),
         };
         Ok(InstanceName::parse(&self.namespace, &self.service, &id)?)
+    }
+
+    /// How often it beats: a third of the lease that it asks for.
+    fn pace(&self) -> Duration {
+        let asked = self.spec.ttl.as_ref().and_then(length).unwrap_or(Spec::DEFAULT_TTL);
+        asked.clamp(limit::TTL_MIN, limit::TTL_MAX) / 3
+    }
+}
+
+impl State {
+    /// Fencing token of the owner; `None` unless it is registered.
+    pub fn generation(&self) -> Option<u64> {
+        match self {
+            Self::Registered { generation } => Some(*generation),
+            Self::Registering { .. } | Self::Fenced { .. } | Self::Stopped => None,
+        }
+    }
+
+    /// Nothing follows it but the end of the guard.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Fenced { .. } | Self::Stopped)
     }
 }
 
@@ -271,7 +295,12 @@ impl Client {
         }
         let names: Result<Vec<_>, _> = registrations.iter().map(Registration::name).collect();
         let mut newcomers = Vec::with_capacity(registrations.len());
+        let mut listed = Vec::with_capacity(registrations.len());
         for (registration, name) in registrations.into_iter().zip(names?) {
+            let (cell, pace) = (Arc::new(Cell::new()), registration.pace());
+            if let Some(notify) = registration.on_change {
+                tokio::spawn(tell(cell.states(), notify));
+            }
             newcomers.push(Newcomer {
                 request: v1::Registration {
                     name: Some(to_name(&name)),
@@ -279,97 +308,21 @@ impl Client {
                     owner_nonce: self.shared.dice.nonce().to_vec(),
                     ..v1::Registration::default()
                 },
-                cell: Arc::new(Cell::new()),
-                name,
+                cell: Arc::clone(&cell),
+                name: name.clone(),
             });
-            if let (Some(notify), Some(newcomer)) = (registration.on_change, newcomers.last()) {
-                tokio::spawn(tell(newcomer.cell.states(), notify));
-            }
+            listed.push((name, cell, registration.health, pace));
         }
-        let listed: Vec<_> =
-            newcomers.iter().map(|n| (n.name.clone(), Arc::clone(&n.cell))).collect();
         let first = self.shared.session.add(&self.shared, newcomers, self.timeout(), answer)?;
-        let guard = |(key, (name, cell))| Guard { name, client: self.clone(), key, cell };
-        Ok((first..).zip(listed).map(guard).collect())
-    }
-}
-
-impl Guard {
-    /// Full name of the instance.
-    pub fn name(&self) -> &InstanceName {
-        &self.name
-    }
-
-    /// Where the registration stands now.
-    pub fn state(&self) -> State {
-        self.cell.state()
-    }
-
-    /// Where the registration stands, and every change of it.
-    pub fn states(&self) -> watch::Receiver<State> {
-        self.cell.states()
-    }
-
-    /// Fencing token of this owner; `None` while it is not listed.
-    pub fn generation(&self) -> Option<u64> {
-        match self.state() {
-            State::Registered { generation } => Some(generation),
-            State::Registering { .. } | State::Fenced { .. } | State::Stopped => None,
+        let mut guards = Vec::with_capacity(listed.len());
+        for (key, (name, cell, health, pace)) in (first..).zip(listed) {
+            if let Some(health) = health {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(ask(shared, key, Arc::clone(&cell), health, pace));
+            }
+            guards.push(Guard::new(name, self.clone(), key, cell));
         }
-    }
-
-    /// The last sign of life that the registry acknowledged; `None` before the first.
-    pub fn acknowledged(&self) -> Option<Acknowledged> {
-        self.cell.acknowledged()
-    }
-
-    /// Drains the instance, takes it into maintenance or enables it again, as its owner: what is set ends with this
-    /// registration. The reason is for the journal.
-    pub async fn set_admin_state(
-        &self,
-        state: v1::AdminState,
-        reason: impl Into<String>,
-    ) -> Result<(), Error> {
-        let request = v1::SetAdminStateRequest {
-            name: Some(to_name(&self.name)),
-            state: state.into(),
-            reason: reason.into(),
-            role: v1::Role::Owner.into(),
-            ..v1::SetAdminStateRequest::default()
-        };
-        self.client.set_admin_state(request).await.map(|_| ())
-    }
-
-    /// Ends the registration: stops the beats and removes the instance. Where it is not ours any more nothing
-    /// happens. Errors: the registry did not answer; the lease runs out by itself then.
-    pub async fn deregister(self) -> Result<(), Error> {
-        let session = &self.client.shared.session;
-        let Some(generation) = session.leave(&self.client.shared, self.key).await else {
-            return Ok(());
-        };
-        self.client
-            .deregister(v1::DeregisterRequest {
-                items: vec![goodbye(&self.name, generation)],
-                role: v1::Role::Owner.into(),
-                ..v1::DeregisterRequest::default()
-            })
-            .await
-            .map(|_| ())
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.client.shared.session.release(&self.client.shared, self.key);
-    }
-}
-
-impl fmt::Debug for Guard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard")
-            .field("name", &self.name)
-            .field("state", &self.state())
-            .finish_non_exhaustive()
+        Ok(guards)
     }
 }
 
@@ -383,7 +336,7 @@ pub(crate) fn goodbye(name: &InstanceName, generation: u64) -> v1::Deregistratio
     }
 }
 
-fn to_name(name: &InstanceName) -> v1::InstanceName {
+pub(crate) fn to_name(name: &InstanceName) -> v1::InstanceName {
     v1::InstanceName {
         namespace: name.service.namespace.as_str().to_owned(),
         service: name.service.service.as_str().to_owned(),
@@ -406,6 +359,21 @@ async fn tell(mut states: watch::Receiver<State>, notify: OnChange) {
             tracing::error!(?state, "the on_change callback of a registration panicked");
         }
         if matches!(state, State::Stopped) {
+            return;
+        }
+    }
+}
+
+/// Asks an instance how it is, until its registration is over.
+async fn ask(shared: Arc<Shared>, key: Key, cell: Arc<Cell>, health: Health, pace: Duration) {
+    let mut states = cell.states();
+    loop {
+        let report = catch_unwind(AssertUnwindSafe(|| health())).unwrap_or_else(|_| {
+            tracing::error!("the health callback of a registration panicked");
+            HealthReport::degraded("the health callback panicked")
+        });
+        shared.session.report(key, &cell, report);
+        if tokio::time::timeout(pace, states.wait_for(State::is_final)).await.is_ok() {
             return;
         }
     }

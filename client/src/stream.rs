@@ -5,13 +5,14 @@ use crate::{
     client::{Client, Kind},
     dice::Backoff,
     error::Error,
+    nodes::NodeChannel,
 };
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient as Admin,
     journal_service_client::JournalServiceClient as Journal, tail_request::Start,
 };
 use std::{collections::VecDeque, time::Duration};
-use tonic::{Request, Status, Streaming, transport::Channel};
+use tonic::{Request, Status, Streaming};
 
 /// Most events of one message.
 const EVENTS: usize = 4_096;
@@ -60,7 +61,7 @@ impl Client {
     pub async fn export_snapshot(&self) -> Result<Export, Error> {
         let call = self.call("export snapshot", Kind::Read);
         let request = v1::ExportSnapshotRequest {};
-        let open = |channel: Channel, mut request: Request<_>| async move {
+        let open = |channel: NodeChannel, mut request: Request<_>| async move {
             // The deadline is that of the opening; the file takes as long as it takes.
             request.metadata_mut().remove("grpc-timeout");
             Admin::new(channel)
@@ -116,7 +117,7 @@ impl Tail {
     async fn open(&mut self) -> Result<Streaming<v1::TailResponse>, Error> {
         loop {
             let call = self.client.call("tail the journal", Kind::Read);
-            let open = |channel: Channel, mut request: Request<_>| async move {
+            let open = |channel: NodeChannel, mut request: Request<_>| async move {
                 request.metadata_mut().remove("grpc-timeout");
                 Journal::new(channel).max_decoding_message_size(ANSWER_BYTES).tail(request).await
             };

@@ -280,7 +280,8 @@ async fn services_that_vanished_unseen_do_not_stay_in_a_watch_by_pattern() {
     let registry = Registry::start(1);
     let node = &registry.nodes[0];
     let client = registry.builder().build().unwrap();
-    let watch = client.watch(Selection::pattern("", "").unwrap()).unwrap();
+    let all = Selection::pattern("", "").unwrap().shrink_grace(Duration::ZERO);
+    let watch = client.watch(all).unwrap();
     let (_, to) = stream(node).await;
     let both = [snapshot("api", 3, &["x"], false), snapshot("web", 5, &["a"], false), bookmark(9)];
     send(&to, both).await;

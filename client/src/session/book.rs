@@ -5,8 +5,9 @@ use crate::{
     dice::{Backoff, Dice},
     error::Error,
     registration::{Acknowledged, Fence, State},
+    report::HealthReport,
 };
-use rollcall_core::name::InstanceName;
+use rollcall_core::{instance::limit, name::InstanceName};
 use rollcall_proto::v1;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -61,6 +62,16 @@ struct Entry {
     leaving: Option<Leaving>,
 }
 
+/// Leases to be renewed by one message.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Beat {
+    pub(super) handles: Arc<[u64]>,
+    /// What the instances of some of them say about themselves.
+    pub(super) reports: Vec<(u64, HealthReport)>,
+    /// The length of these leases.
+    pub(super) ttl: Duration,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Lease {
     handle: u64,
@@ -77,6 +88,13 @@ enum Leaving {
 struct Group {
     handles: BTreeSet<u64>,
     due: Instant,
+}
+
+impl Beat {
+    /// Renews nothing: the message is for its goodbyes.
+    pub(super) fn none() -> Self {
+        Self { handles: Arc::from([]), reports: Vec::new(), ttl: Duration::ZERO }
+    }
 }
 
 impl Book {
@@ -158,7 +176,6 @@ impl Book {
         for (key, result) in job.keys.iter().zip(&answer.items) {
             let Some(entry) = self.entries.get_mut(key) else { continue };
             entry.in_flight = false;
-            entry.backoff.reset();
             entry.request.held_generation = result.generation;
             entry.cell.acknowledge(Acknowledged { sent, received: now });
             if entry.leaving.is_some() {
@@ -273,9 +290,11 @@ impl Book {
     fn lease(&mut self, key: Key, result: &v1::RegistrationResult, now: Instant) {
         self.silence(key);
         let Some(ttl) = result.ttl.as_ref().and_then(length) else { return };
-        if result.lease_handle == 0 || ttl.is_zero() {
+        if result.lease_handle == 0 {
             return;
         }
+        // The registry grants no others; a beat without a pause, or never, would be what it asked for.
+        let ttl = ttl.clamp(limit::TTL_MIN, limit::TTL_MAX);
         let asked = result.heartbeat_interval.as_ref().and_then(length);
         let group = (ttl, within(asked.unwrap_or(ttl / 3), ttl));
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -316,17 +335,24 @@ impl Book {
         }
     }
 
-    /// The registry does not know the lease any more: registers again, with the same nonce.
-    pub(super) fn reregister(&mut self, handle: u64) {
+    /// The registry does not know the lease any more: registers again, with the same nonce. At once, unless no beat was
+    /// acknowledged since the last time.
+    pub(super) fn reregister(&mut self, handle: u64, now: Instant, dice: &Dice) {
         let Some(key) = self.handles.get(&handle).copied() else { return };
         self.silence(key);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.lease = None;
-            tracing::warn!(instance = %entry.name, "the lease ran out, register again");
-            let problem = Some("the lease ran out or was forgotten".into());
-            entry.cell.set(State::Registering { problem });
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.lease = None;
+        tracing::warn!(instance = %entry.name, "the lease ran out, register again");
+        let problem = Some("the lease ran out or was forgotten".into());
+        entry.cell.set(State::Registering { problem });
+        let first = entry.backoff.is_fresh();
+        entry.backoff.cap(RETRY_CAP);
+        let wait = entry.backoff.next(dice);
+        if first {
+            self.again(key);
+        } else {
+            self.retries.insert((now + wait, key));
         }
-        self.again(key);
     }
 
     /// Somebody else has the lease's instance: stops.
@@ -342,9 +368,10 @@ impl Book {
     }
 
     /// Beats of these handles were acknowledged.
-    pub(super) fn acknowledged(&self, handles: &[u64], beat: Acknowledged) {
+    pub(super) fn acknowledged(&mut self, handles: &[u64], beat: Acknowledged) {
         for key in handles.iter().filter_map(|handle| self.handles.get(handle)) {
-            if let Some(entry) = self.entries.get(key) {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.backoff.reset();
                 entry.cell.acknowledge(beat);
             }
         }
@@ -355,8 +382,8 @@ impl Book {
         self.pace = Some(pace);
     }
 
-    /// The beats that are due, as lists that fit into one message, each with the length of its shortest lease.
-    pub(super) fn beat(&mut self, now: Instant, dice: &Dice) -> Vec<(Arc<[u64]>, Duration)> {
+    /// The beats that are due, each fit for one message.
+    pub(super) fn beat(&mut self, now: Instant, dice: &Dice) -> Vec<Beat> {
         let mut beats = Vec::new();
         for ((ttl, own), group) in &mut self.groups {
             if group.due > now {
@@ -365,9 +392,24 @@ impl Book {
             let pace = self.pace.map_or(*own, |pace| within(pace, *ttl));
             group.due = now + dice.shorten(pace, JITTER_LOW);
             let handles: Vec<u64> = group.handles.iter().copied().collect();
-            beats.extend(handles.chunks(HANDLES).map(|part| (Arc::from(part), *ttl)));
+            for part in handles.chunks(HANDLES) {
+                let of = |handle: &u64| {
+                    let cell = &self.entries.get(self.handles.get(handle)?)?.cell;
+                    Some((*handle, cell.report()?))
+                };
+                let reports = part.iter().filter_map(of).collect();
+                beats.push(Beat { handles: Arc::from(part), reports, ttl: *ttl });
+            }
         }
         beats
+    }
+
+    /// Makes the beat of one registration due, and of those that beat with it.
+    pub(super) fn hurry_one(&mut self, key: Key, now: Instant) {
+        let lease = self.entries.get(&key).and_then(|entry| entry.lease);
+        if let Some(group) = lease.and_then(|lease| self.groups.get_mut(&lease.group)) {
+            group.due = group.due.min(now);
+        }
     }
 
     /// Makes every beat due.

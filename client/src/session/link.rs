@@ -1,5 +1,6 @@
 //! One heartbeat stream to one node: numbers the messages and knows which of them are not acknowledged yet.
 
+use super::book::Beat;
 use crate::{calls::ANSWER_BYTES, client::Shared, error::problem_of, nodes::Lane};
 use rollcall_core::name::InstanceName;
 use rollcall_proto::v1::{
@@ -59,20 +60,17 @@ impl Link {
     pub(super) async fn open(
         shared: Arc<Shared>,
         node: usize,
-        beats: Vec<(Arc<[u64]>, Duration)>,
+        beats: Vec<Beat>,
         patience: Duration,
     ) -> Result<Self, String> {
         let begin = Instant::now();
         let (outgoing, messages) = mpsc::channel(WINDOW);
         let mut pending = VecDeque::new();
         let mut sequence = 0;
-        for (handles, _) in beats {
+        for beat in beats {
             sequence += 1;
-            let message = StreamHeartbeatsRequest {
-                sequence,
-                alive_handles: handles.to_vec(),
-                release_handles: Vec::new(),
-            };
+            let message = message(sequence, &beat, &[]);
+            let handles = beat.handles;
             outgoing.try_send(message).map_err(|_| "more leases than a stream takes".to_owned())?;
             pending.push_back(Sent {
                 sequence,
@@ -106,16 +104,13 @@ impl Link {
     /// Sends beats, or goodbyes. False: the node does not read, nothing was sent.
     pub(super) fn send(
         &mut self,
-        handles: Arc<[u64]>,
+        beat: Beat,
         goodbyes: Vec<Goodbye>,
         now: Instant,
         patience: Duration,
     ) -> bool {
-        let message = StreamHeartbeatsRequest {
-            sequence: self.sequence + 1,
-            alive_handles: handles.to_vec(),
-            release_handles: goodbyes.iter().map(|goodbye| goodbye.handle).collect(),
-        };
+        let message = message(self.sequence + 1, &beat, &goodbyes);
+        let handles = beat.handles;
         if self.pending.len() >= WINDOW || self.outgoing.try_send(message).is_err() {
             return false;
         }
@@ -149,5 +144,13 @@ impl Link {
     /// When the next acknowledgement is overdue.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
         self.pending.iter().map(|sent| sent.due).min()
+    }
+}
+
+fn message(sequence: u64, beat: &Beat, goodbyes: &[Goodbye]) -> StreamHeartbeatsRequest {
+    StreamHeartbeatsRequest {
+        sequence,
+        alive_handles: beat.handles.to_vec(),
+        release_handles: goodbyes.iter().map(|goodbye| goodbye.handle).collect(),
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     client::Shared,
     error::Error,
     registration::{Acknowledged, State},
+    report::HealthReport,
 };
 use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
@@ -36,6 +37,8 @@ pub(crate) type Answer = oneshot::Sender<Result<(), Error>>;
 pub(crate) struct Cell {
     state: watch::Sender<State>,
     acknowledged: Mutex<Option<Acknowledged>>,
+    /// The last self-report.
+    report: Mutex<Option<HealthReport>>,
 }
 
 /// A registration to be kept from now on.
@@ -45,6 +48,9 @@ pub(crate) struct Newcomer {
     pub(crate) request: v1::Registration,
     pub(crate) cell: Arc<Cell>,
 }
+
+/// Orders that may wait where a beat is only wished to be early; with more it comes at its time.
+const HURRIED: usize = 1_024;
 
 /// The inbox of the worker. Bounded by the number of guards: each adds one order and removes itself with one.
 #[derive(Debug, Default)]
@@ -70,6 +76,8 @@ enum Order {
     Release(Key),
     /// Stop keeping it and tell its generation: the guard deregisters it by itself.
     Leave(Key, oneshot::Sender<Option<u64>>),
+    /// Something new is to be said about it: beat now.
+    Hurry(Key),
     /// Stop keeping anything and tell what was kept.
     Close(oneshot::Sender<Vec<(InstanceName, u64)>>),
 }
@@ -123,6 +131,21 @@ impl Session {
         told.await.unwrap_or_default()
     }
 
+    /// Says something new about an instance with its next beat, at once where its health changed.
+    pub(crate) fn report(&self, key: Key, cell: &Cell, report: HealthReport) {
+        let before = cell.lock_report().replace(report.clone());
+        let was_degraded = before.is_some_and(|before| before.reason().is_some());
+        if was_degraded == report.reason().is_some() {
+            return;
+        }
+        let mut inbox = self.inbox();
+        if inbox.worker.is_some() && inbox.orders.len() < HURRIED {
+            inbox.orders.push(Order::Hurry(key));
+            drop(inbox);
+            self.wake.notify_one();
+        }
+    }
+
     fn order(&self, shared: &Arc<Shared>, order: Order) {
         let mut inbox = self.inbox();
         inbox.orders.push(order);
@@ -160,7 +183,7 @@ impl Session {
 impl Cell {
     pub(crate) fn new() -> Self {
         let (state, _) = watch::channel(State::Registering { problem: None });
-        Self { state, acknowledged: Mutex::default() }
+        Self { state, acknowledged: Mutex::default(), report: Mutex::default() }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -173,6 +196,14 @@ impl Cell {
 
     pub(crate) fn acknowledged(&self) -> Option<Acknowledged> {
         *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn report(&self) -> Option<HealthReport> {
+        self.lock_report().clone()
+    }
+
+    fn lock_report(&self) -> MutexGuard<'_, Option<HealthReport>> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, state: State) {

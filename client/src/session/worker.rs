@@ -3,7 +3,7 @@
 
 use super::{
     Order,
-    book::{Book, Job},
+    book::{Beat, Book, Job},
     link::{Goodbye, Link, patience},
 };
 use crate::{
@@ -117,6 +117,7 @@ impl Worker {
                     self.book.add(first, newcomers, timeout, answer);
                 }
                 Order::Release(key) => goodbyes.extend(self.book.release(key)),
+                Order::Hurry(key) => self.book.hurry_one(key, now),
                 Order::Leave(key, tell) => self.book.hand_over(key, tell),
                 Order::Close(tell) => {
                     self.calls.abort_all();
@@ -181,8 +182,9 @@ impl Worker {
     fn send_beats(&mut self, now: Instant) {
         let Some(link) = &mut self.link else { return };
         let mut stuck = false;
-        for (handles, ttl) in self.book.beat(now, &self.shared.dice) {
-            stuck |= !link.send(handles, Vec::new(), now, patience(ttl));
+        for beat in self.book.beat(now, &self.shared.dice) {
+            let patience = patience(beat.ttl);
+            stuck |= !link.send(beat, Vec::new(), now, patience);
         }
         if stuck && !link.leaving {
             link.leaving = true;
@@ -220,7 +222,7 @@ impl Worker {
         };
         let acknowledged = link.acknowledged(message.ack_sequence);
         for handle in message.reregister_handles {
-            self.book.reregister(handle);
+            self.book.reregister(handle, now, &self.shared.dice);
         }
         for fenced in &message.fenced_handles {
             self.book.fenced(fenced);
@@ -315,7 +317,7 @@ impl Worker {
         }
         let wait = patience(self.book.shortest().unwrap_or_default());
         let link = self.link.as_mut().filter(|link| !link.leaving);
-        if !link.is_some_and(|link| link.send(Arc::from([]), leases.clone(), now, wait)) {
+        if !link.is_some_and(|link| link.send(Beat::none(), leases.clone(), now, wait)) {
             self.deregister(leases);
         }
     }

@@ -1,8 +1,11 @@
 //! Keeps a watch stream open: to the node in use, and to the next one when it fails or falls silent.
 
 use super::{
-    Picture, Selection, Shown, Target, Update,
+    Picture, Selection, Update,
+    brake::Brake,
     replica::{Fault, Replica},
+    shown::Shown,
+    stored,
 };
 use crate::{
     calls::ANSWER_BYTES,
@@ -16,7 +19,7 @@ use rollcall_proto::v1::{
     WatchResponse, discovery_service_client::DiscoveryServiceClient as Discovery,
 };
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status, Streaming};
 
 /// First wait after every node failed once.
@@ -25,6 +28,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Wait after a refusal: nothing will change by itself soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
+/// Time for the whole of the first state.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 /// Messages that are dealt with before the picture is shown again, while more are waiting.
 const BURST: usize = 256;
 
@@ -33,6 +38,9 @@ struct Follower {
     selection: Selection,
     shown: Arc<Shown>,
     replica: Replica,
+    brake: Brake,
+    /// What was shown before any registry answered, until the brake knows of it.
+    stood_in: Option<Arc<Picture>>,
     heard: Option<Instant>,
     problem: Option<Error>,
     node: usize,
@@ -42,25 +50,40 @@ struct Follower {
 
 /// Follows until the task is aborted.
 pub(super) async fn supervise(shared: Arc<Shared>, selection: Selection, shown: Arc<Shown>) {
+    let (replica, standby) = stored::start(&shared, &selection).await;
+    let stood_in = standby.clone().map(Arc::new);
+    if let Some(standby) = standby {
+        shown.set_standby(standby);
+    }
+    let wait = shared.stand_in_after;
     let mut follower = Follower {
         node: shared.nodes.current(),
         shared,
+        brake: Brake::new(selection.shrink_grace),
         selection,
-        shown,
-        replica: Replica::default(),
+        shown: Arc::clone(&shown),
+        replica,
+        stood_in,
         heard: None,
         problem: None,
         failures: 0,
         backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
     };
-    loop {
-        if AssertUnwindSafe(follower.run()).catch_unwind().await.is_err() {
-            tracing::error!("a watch panicked, it goes on with a new stream");
-            follower.replica.spoil(&Fault::Gap);
-            follower.node = follower.shared.nodes.after(follower.node);
-            tokio::time::sleep(FIRST_WAIT).await;
+    let follow = async {
+        loop {
+            if AssertUnwindSafe(follower.run()).catch_unwind().await.is_err() {
+                tracing::error!("a watch panicked, it goes on with a new stream");
+                follower.replica.spoil(&Fault::Gap);
+                follower.node = follower.shared.nodes.after(follower.node);
+                tokio::time::sleep(FIRST_WAIT).await;
+            }
         }
-    }
+    };
+    let stand_in = async {
+        tokio::time::sleep(wait).await;
+        shown.reveal();
+    };
+    tokio::join!(biased; follow, stand_in);
 }
 
 impl Follower {
@@ -84,6 +107,9 @@ impl Follower {
             self.shared.nodes.failed(self.node);
             self.node = self.shared.nodes.after(self.node);
             self.failures += 1;
+            if self.failures >= self.shared.nodes.count() {
+                self.shown.reveal();
+            }
             if refused {
                 tokio::time::sleep(self.shared.dice.shorten(REFUSED_WAIT, 0.5)).await;
             } else if self.failures.is_multiple_of(self.shared.nodes.count()) {
@@ -109,12 +135,21 @@ impl Follower {
     /// Reads a stream to its end, and says how it ended.
     async fn read(&mut self, mut stream: Streaming<WatchResponse>) -> Error {
         let patience = self.selection.bookmarks * 2 + Duration::from_secs(2);
-        let mut waiting = 0;
+        let (whole_by, mut waiting) = (Instant::now() + WHOLE_WITHIN, 0);
         loop {
+            let now = Instant::now();
+            if self.brake.due().is_some_and(|due| due <= now) {
+                self.let_go(now);
+            }
+            if !self.replica.is_whole() && now >= whole_by {
+                return self.silent_of("a whole state", WHOLE_WITHIN);
+            }
+            let due = self.brake.due();
             let next = tokio::select! {
                 biased;
                 next = stream.message(), if waiting < BURST => Some(next),
                 () = std::future::ready(()), if waiting > 0 => None,
+                () = sleep_until(due.unwrap_or(now)), if due.is_some() => continue,
                 () = tokio::time::sleep(patience) => {
                     self.shared.nodes.forget(self.node, Lane::Calls);
                     return self.silent(patience);
@@ -124,6 +159,8 @@ impl Follower {
                 None => {
                     waiting = 0;
                     self.show(true);
+                    // A node that never pauses must not keep the runtime to itself.
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 Some(Ok(Some(message))) => message,
@@ -140,8 +177,10 @@ impl Follower {
 
     fn take(&mut self, message: WatchResponse) -> Result<(), Fault> {
         let now = Instant::now();
-        let by_pattern = matches!(self.selection.target, Target::Pattern { .. });
-        let updates = self.replica.receive(message, by_pattern, now)?;
+        if let Some(picture) = self.stood_in.take_if(|_| self.shown.is_revealed()) {
+            self.brake.begin_with(picture.services.values());
+        }
+        let updates = self.replica.receive(message, now)?;
         (self.heard, self.problem) = (Some(now), None);
         for update in updates {
             if matches!(update, Update::Bookmark { .. } | Update::Reset(_)) {
@@ -149,26 +188,39 @@ impl Follower {
                 self.failures = 0;
                 self.backoff.reset();
             }
-            let update = match update {
-                Update::Reset(_) => Update::Reset(self.picture(true)),
+            let update = match self.brake.pass(update, self.replica.services(), now) {
+                Update::Reset(_) => Update::Reset(Arc::new(self.picture(true))),
                 other => other,
             };
-            self.shown.push(update, || self.picture(true));
+            self.push(update);
         }
         Ok(())
     }
 
-    fn show(&self, connected: bool) {
-        self.shown.picture.send_replace(self.picture(connected));
+    fn push(&self, update: Update) {
+        self.shown.push(update, || Arc::new(self.picture(true)));
     }
 
-    fn picture(&self, connected: bool) -> Arc<Picture> {
-        Arc::new(Picture {
+    fn let_go(&mut self, now: Instant) {
+        for update in self.brake.let_go(now) {
+            self.push(update);
+        }
+        self.show(true);
+    }
+
+    fn show(&self, connected: bool) {
+        self.shown.show(self.picture(connected));
+    }
+
+    fn picture(&self, connected: bool) -> Picture {
+        let mut picture = Picture {
             connected,
             heard: self.heard,
             problem: self.problem.clone(),
             ..self.replica.picture()
-        })
+        };
+        self.brake.cover(&mut picture);
+        picture
     }
 
     fn error_of(&self, status: &Status) -> Error {
@@ -182,6 +234,10 @@ impl Follower {
 
     fn silent(&self, waited: Duration) -> Error {
         self.tried(format!("silent for {waited:?}"), None)
+    }
+
+    fn silent_of(&self, what: &str, waited: Duration) -> Error {
+        self.tried(format!("did not send {what} within {waited:?}"), None)
     }
 
     fn tried(&self, problem: String, reason: Option<String>) -> Error {

@@ -1,27 +1,27 @@
 //! Watching services: their current state, and every change of it, for as long as somebody looks.
 //!
-//! [`replica`] is the pure part: messages in, states out. [`follow`] keeps a stream open to some node. What a
-//! [`Watch`] shows never goes back, and stays when the registry is gone.
+//! [`replica`] and [`brake`] are the pure parts: messages in, states out; and sudden losses held back. [`follow`] keeps
+//! a stream open to some node. [`stored`] is the copy on disk. What a [`Watch`] shows never goes back, and stays when
+//! the registry is gone.
 
+mod brake;
 mod follow;
 mod replica;
+mod shown;
+mod stored;
 
 use crate::{client::Client, error::Error};
+use futures_util::Stream;
 use rollcall_core::name::{Invalid, Label, ServiceName, parse_namespace};
 use rollcall_proto::v1;
+use shown::Shown;
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 
-/// Updates that wait for a reader; one more, and they become one [`Update::Reset`].
-const BACKLOG: usize = 256;
 /// Most services of one watch by name.
 const SERVICES: usize = 1_000;
 
@@ -32,6 +32,8 @@ pub struct Selection {
     target: Target,
     filter: v1::ResolveFilter,
     bookmarks: Duration,
+    shrink_grace: Duration,
+    bytes_max: usize,
 }
 
 /// One service as a watch shows it. Immutable.
@@ -49,6 +51,24 @@ pub struct Service {
     pub protected: bool,
     /// The instances that match the filter, by id.
     pub instances: BTreeMap<String, Arc<v1::Instance>>,
+    /// The ids of those instances that the registry does not list any more: too many went at once, see
+    /// [`Selection::shrink_grace`].
+    pub held: BTreeSet<String>,
+}
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The registry.
+    #[default]
+    Registry,
+    /// The copy on disk, written by this or an earlier process: no registry has answered yet.
+    DiskCopy {
+        /// How old the copy was when it was read; `None` = not known.
+        age: Option<Duration>,
+    },
+    /// The addresses that were given to the builder: no registry has answered yet, and there was no copy.
+    Fallback,
 }
 
 /// Everything that a watch shows at one moment. Immutable.
@@ -56,8 +76,10 @@ pub struct Service {
 pub struct Picture {
     /// Everything up to this revision is in it; 0 before the first bookmark.
     pub revision: u64,
-    /// Every service has been received at least once.
+    /// Every service is known: received at least once, or taken from the copy or the fallback.
     pub complete: bool,
+    /// Who said so.
+    pub origin: Origin,
     /// A stream to a node is open. While it is not, this is the last good state.
     pub connected: bool,
     /// The last heard node hears a leader.
@@ -70,6 +92,8 @@ pub struct Picture {
     pub problem: Option<Error>,
     /// The services, by name. Those that do not exist are here where they were asked for by name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Resumes behind what is shown; empty = from nothing.
+    pub(crate) resume: Vec<u8>,
 }
 
 /// One change of what a watch shows.
@@ -100,21 +124,14 @@ pub enum Update {
 pub struct Watch {
     shown: Arc<Shown>,
     picture: watch::Receiver<Arc<Picture>>,
-    task: JoinHandle<()>,
+    /// Aborted with the watch.
+    _tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Clone)]
 enum Target {
-    Services(Vec<ServiceName>),
+    Services(BTreeSet<ServiceName>),
     Pattern { namespace: Label, prefix: String },
-}
-
-/// What the following task and the readers share.
-#[derive(Debug)]
-struct Shown {
-    picture: watch::Sender<Arc<Picture>>,
-    backlog: Mutex<VecDeque<Update>>,
-    more: Notify,
 }
 
 impl Selection {
@@ -123,7 +140,7 @@ impl Selection {
         Ok(Self::services([ServiceName::parse("", name)?]))
     }
 
-    /// Services by name, at most 1,000, existing or not.
+    /// Services by name, at most 1,000, existing or not; the same twice is one.
     pub fn services(names: impl IntoIterator<Item = ServiceName>) -> Self {
         Self::of(Target::Services(names.into_iter().collect()))
     }
@@ -136,7 +153,13 @@ impl Selection {
 
     fn of(target: Target) -> Self {
         let filter = v1::ResolveFilter::default();
-        Self { target, filter, bookmarks: Duration::from_secs(5) }
+        Self {
+            target,
+            filter,
+            bookmarks: Duration::from_secs(5),
+            shrink_grace: Duration::from_secs(10),
+            bytes_max: 256 << 20,
+        }
     }
 
     /// Which instances; default: the routable ones.
@@ -149,6 +172,22 @@ impl Selection {
     /// and 2 s of silence the watch moves to another node.
     pub fn bookmarks(mut self, interval: Duration) -> Self {
         self.bookmarks = interval.clamp(Duration::from_secs(1), Duration::from_secs(30));
+        self
+    }
+
+    /// How long instances are still shown of a service that loses more than half of them within this time, where
+    /// nobody took them out on purpose (deregistered, drained, changed); default 10 s, zero = never. Against a registry
+    /// that lost its mind: [`Service::held`] tells which they are. Of less than three instances only a loss without
+    /// any reason counts.
+    pub fn shrink_grace(mut self, grace: Duration) -> Self {
+        self.shrink_grace = grace.min(Duration::from_secs(3600));
+        self
+    }
+
+    /// Most bytes that the registry may send as one state; default 256 MiB. A node that sends more is left, and what
+    /// was shown stays.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes;
         self
     }
 
@@ -179,8 +218,9 @@ impl Selection {
 }
 
 impl Client {
-    /// Follows services. Returns at once; [`Watch::ready`] waits for the first complete state. Errors: no service, or
-    /// too many.
+    /// Follows services. Returns at once; [`Watch::ready`] waits for the first complete state. Where no registry
+    /// answers soon, the copy on disk or the fallback of the [`Builder`](crate::Builder) is shown meanwhile. Errors: no
+    /// service, or too many.
     pub fn watch(&self, selection: Selection) -> Result<Watch, Error> {
         if let Target::Services(names) = &selection.target
             && (names.is_empty() || names.len() > SERVICES)
@@ -189,23 +229,23 @@ impl Client {
             return Err(Invalid::new("services", problem).into());
         }
         let (sender, picture) = watch::channel(Arc::default());
-        let shown =
-            Arc::new(Shown { picture: sender, backlog: Mutex::default(), more: Notify::new() });
-        let following = follow::supervise(Arc::clone(&self.shared), selection, Arc::clone(&shown));
-        Ok(Watch { shown, picture, task: tokio::spawn(following) })
+        let shown = Arc::new(Shown::new(sender));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(stored::keep(Arc::clone(&self.shared), selection.clone(), picture.clone()));
+        tasks.spawn(follow::supervise(Arc::clone(&self.shared), selection, Arc::clone(&shown)));
+        Ok(Watch { shown, picture, _tasks: tasks })
     }
 }
 
 impl Watch {
     /// The next change. Waits while there is none; never ends. May be dropped and called again without loss.
     pub async fn next(&mut self) -> Update {
-        loop {
-            let more = self.shown.more.notified();
-            if let Some(update) = self.shown.backlog().pop_front() {
-                return update;
-            }
-            more.await;
-        }
+        self.shown.next().await
+    }
+
+    /// The changes as a stream that never ends.
+    pub fn updates(self) -> impl Stream<Item = Update> + Send {
+        futures_util::stream::unfold(self, async |mut watch| Some((watch.next().await, watch)))
     }
 
     /// What is shown now. Before anything was received it is empty and not complete.
@@ -244,27 +284,31 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.task.abort();
+impl Origin {
+    /// No registry has answered yet.
+    pub fn is_stand_in(self) -> bool {
+        match self {
+            Self::DiskCopy { .. } | Self::Fallback => true,
+            Self::Registry => false,
+        }
     }
 }
 
-impl Shown {
-    /// Keeps an update for the reader. Where too many wait, they are replaced by the whole state: `now`.
-    fn push(&self, update: Update, now: impl FnOnce() -> Arc<Picture>) {
-        let mut backlog = self.backlog();
-        if backlog.len() >= BACKLOG {
-            backlog.clear();
-            backlog.push_back(Update::Reset(now()));
-        } else {
-            backlog.push_back(update);
-        }
-        drop(backlog);
-        self.more.notify_one();
+impl Service {
+    /// The registry lists this instance at present; the others are held.
+    pub fn lists(&self, instance_id: &str) -> bool {
+        !self.held.contains(instance_id)
     }
+}
 
-    fn backlog(&self) -> MutexGuard<'_, VecDeque<Update>> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+impl Target {
+    /// Whether a registry may speak of this service.
+    fn covers(&self, name: &ServiceName) -> bool {
+        match self {
+            Self::Services(names) => names.contains(name),
+            Self::Pattern { namespace, prefix } => {
+                name.namespace == *namespace && name.service.as_str().starts_with(prefix.as_str())
+            }
+        }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum Beats {
     Acknowledged,
     Ignored,
     NoLeader,
+    /// No lease is known.
+    Forgotten,
     /// Acknowledged, with the wish to be left.
     GoAway,
 }
@@ -56,6 +58,7 @@ pub(crate) struct State {
     pub(crate) script: VecDeque<Answer>,
     pub(crate) registers: Vec<(Instant, v1::RegisterRequest)>,
     pub(crate) deregisters: Vec<v1::DeregisterRequest>,
+    pub(crate) admin_states: Vec<v1::SetAdminStateRequest>,
     pub(crate) resolves: Vec<v1::ResolveRequest>,
     pub(crate) transfers: usize,
     /// Beats with the number of their stream.
@@ -63,6 +66,8 @@ pub(crate) struct State {
     pub(crate) streams: Vec<mpsc::Sender<Result<v1::StreamHeartbeatsResponse, Status>>>,
     pub(crate) watches: Vec<(v1::WatchRequest, mpsc::Sender<Result<v1::WatchResponse, Status>>)>,
     pub(crate) tails: Vec<(v1::TailRequest, mpsc::Sender<Result<v1::TailResponse, Status>>)>,
+    /// Length of every lease that is granted, whatever was asked for.
+    pub(crate) ttl: Option<prost_types::Duration>,
     sockets: Vec<tokio::task::AbortHandle>,
     generation: u64,
 }
@@ -114,7 +119,7 @@ impl Registry {
         Builder::new(names).seed([1; 32]).connector(self.connector())
     }
 
-    fn connector(&self) -> Connector {
+    pub(crate) fn connector(&self) -> Connector {
         let (nodes, incoming) = (self.nodes.clone(), self.incoming.clone());
         Connector::new(move |address: Address| {
             let index = address.host()[1..].parse::<usize>().expect("nN") - 1;
@@ -172,12 +177,14 @@ impl State {
             script: VecDeque::new(),
             registers: Vec::new(),
             deregisters: Vec::new(),
+            admin_states: Vec::new(),
             resolves: Vec::new(),
             transfers: 0,
             heard: Vec::new(),
             streams: Vec::new(),
             watches: Vec::new(),
             tails: Vec::new(),
+            ttl: None,
             sockets: Vec::new(),
             generation: 100,
         }
@@ -244,10 +251,10 @@ impl RegistrationService for Node {
             state.generation += 1;
             let spec = item.spec.clone().unwrap_or_default();
             let ttl = (!spec.persistent)
-                .then(|| spec.ttl.unwrap_or(prost_types::Duration { seconds: 10, nanos: 0 }));
-            let third = ttl.map(|ttl| {
-                let ttl = Duration::try_from(ttl).expect("a length");
-                prost_types::Duration::try_from(ttl / 3).expect("a length")
+                .then(|| spec.ttl.unwrap_or(prost_types::Duration { seconds: 10, nanos: 0 }))
+                .map(|asked| state.ttl.unwrap_or(asked));
+            let third = ttl.and_then(|ttl| {
+                prost_types::Duration::try_from(Duration::try_from(ttl).ok()? / 3).ok()
             });
             items.push(v1::RegistrationResult {
                 generation: state.generation,
@@ -277,9 +284,12 @@ impl RegistrationService for Node {
 
     async fn set_admin_state(
         &self,
-        _: Request<v1::SetAdminStateRequest>,
+        request: Request<v1::SetAdminStateRequest>,
     ) -> Result<Response<v1::SetAdminStateResponse>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        self.state().admin_states.push(request.into_inner());
+        self.act().await?;
+        let revision = self.state().generation + 1;
+        Ok(Response::new(v1::SetAdminStateResponse { instance: None, revision }))
     }
 
     async fn stream_heartbeats(
@@ -296,21 +306,25 @@ impl RegistrationService for Node {
         let node = self.clone();
         tokio::spawn(async move {
             while let Some(Ok(beat)) = beats.next().await {
-                let sequence = beat.sequence;
+                let (sequence, handles) = (beat.sequence, beat.alive_handles.clone());
                 let how = {
                     let mut state = node.state();
                     state.heard.push((Instant::now(), number, beat));
                     state.beats
                 };
                 let away = prost_types::Duration { seconds: 20, nanos: 0 };
+                let forgotten = (how == Beats::Forgotten).then_some(handles);
                 let answer = match how {
                     Beats::Ignored => continue,
                     Beats::NoLeader => Err(reason(Code::Unavailable, "NO_LEADER")),
-                    Beats::Acknowledged | Beats::GoAway => Ok(v1::StreamHeartbeatsResponse {
-                        ack_sequence: sequence,
-                        go_away_after: (how == Beats::GoAway).then_some(away),
-                        ..v1::StreamHeartbeatsResponse::default()
-                    }),
+                    Beats::Acknowledged | Beats::GoAway | Beats::Forgotten => {
+                        Ok(v1::StreamHeartbeatsResponse {
+                            ack_sequence: sequence,
+                            reregister_handles: forgotten.unwrap_or_default(),
+                            go_away_after: (how == Beats::GoAway).then_some(away),
+                            ..v1::StreamHeartbeatsResponse::default()
+                        })
+                    }
                 };
                 if sender.send(answer).await.is_err() {
                     return;

@@ -42,7 +42,10 @@ pub(crate) async fn run(lab: &mut Lab, report: &mut Report, rounds: u32, count: 
     looking.spawn(witness::tail(nodes.clone(), Arc::clone(&told)));
     let watched = Arc::new(Watched::default());
     let filter = v1::ResolveFilter { health: v1::HealthFilter::Any.into(), ..Default::default() };
-    let selection = Selection::pattern("", "")?.filter(filter).bookmarks(Duration::from_secs(1));
+    let selection = Selection::pattern("", "")?
+        .filter(filter)
+        .bookmarks(Duration::from_secs(1))
+        .shrink_grace(Duration::ZERO);
     let (show, shown) = watch::channel(Arc::default());
     looking.spawn(witness::follow(client.watch(selection)?, Arc::clone(&watched), show));
 

@@ -30,7 +30,8 @@ pub(crate) async fn watch(context: &Context, args: WatchArgs) -> Outcome {
             args.services.iter().map(|service| service.name(args.namespace.as_ref())).collect();
         Selection::services(names)
     };
-    let selection = selection.filter(filter(&args.selector, None));
+    // Who looks wants to see what the registry says, also where it is mad.
+    let selection = selection.filter(filter(&args.selector, None)).shrink_grace(Duration::ZERO);
     let mut watch = context.client.watch(selection)?;
     tokio::select! {
         biased;
@@ -83,6 +84,7 @@ impl Printer {
                 fail_open: false,
                 protected: false,
                 instances: Default::default(),
+                held: Default::default(),
             };
             self.snapshot(&gone)?;
         }

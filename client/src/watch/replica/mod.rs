@@ -1,10 +1,14 @@
 //! What a watch knows: applies messages, puts parts together, refuses to go back. Pure.
 //!
+//! Bounded whatever a node sends: names outside the selection are refused, and so is more than the selection's limit
+//! of bytes; what was shown before stays.
+//!
 //! Two rules make it safe to take messages from any node after any break. A message about a service at a revision
 //! below the one shown is skipped: instances come with their whole state, so what follows it still fits. And a start
 //! from nothing is built aside and shown only when it is complete and not older.
 
-use super::{Picture, Service, Update};
+use super::{Origin, Picture, Service, Target, Update};
+use prost::Message as _;
 use rollcall_core::name::ServiceName;
 use rollcall_proto::v1::{
     self,
@@ -19,8 +23,10 @@ use tokio::time::Instant;
 
 /// Most instances of one service; a registry holds at most 20,000.
 const INSTANCES: usize = 100_000;
-/// Most services of one watch; a registry holds at most 100,000.
+/// Most services of one watch, and most names of those that are gone; a registry holds at most 100,000.
 const SERVICES: usize = 200_000;
+/// What an instance or a service takes besides its content, about.
+const OVERHEAD_BYTES: usize = 128;
 /// A node that says it is up to date and still shows less than we saw this long ago belongs to another history.
 const HISTORY_MARGIN: Duration = Duration::from_secs(2);
 
@@ -36,9 +42,14 @@ pub(super) enum Fault {
 }
 
 /// State of a watch over all its streams.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Replica {
+    target: Target,
+    /// Most bytes of each state, as they came.
+    bytes_max: usize,
     shown: State,
+    /// Where the shown state comes from.
+    origin: Origin,
     /// A start from nothing while something is shown.
     aside: Option<State>,
     /// The shown state belongs to a registry that is gone: whatever is complete replaces it.
@@ -55,11 +66,24 @@ pub(super) struct Replica {
 #[derive(Debug, Default)]
 struct State {
     revision: u64,
+    /// The highest revision of a service.
+    highest: u64,
     complete: bool,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    /// What the instances of each service take.
+    sizes: BTreeMap<ServiceName, usize>,
+    /// The sum of it.
+    bytes: usize,
     /// Services of a pattern that are gone, and the revision at which: until no node can send their past any more.
     gone: BTreeMap<ServiceName, u64>,
-    partial: Option<Service>,
+    partial: Option<Partial>,
+}
+
+/// A service whose parts are not all here yet.
+#[derive(Debug)]
+struct Partial {
+    service: Service,
+    bytes: usize,
 }
 
 /// What came since a stream was resumed, up to its first bookmark.
@@ -71,6 +95,48 @@ struct Resumed {
 }
 
 impl Replica {
+    /// Knows nothing yet.
+    pub(super) fn new(target: Target, bytes_max: usize) -> Self {
+        Self {
+            target,
+            bytes_max,
+            shown: State::default(),
+            origin: Origin::Registry,
+            aside: None,
+            obsolete: false,
+            token: Vec::new(),
+            grown: None,
+            resumed: Resumed::default(),
+            leader_known: false,
+            staleness: None,
+        }
+    }
+
+    /// Starts with what was known elsewhere: services as snapshots, and the token of a registry that may go on from
+    /// there. Without one, whatever a registry shows replaces it. Errors as of a stream.
+    pub(super) fn stand_in(
+        &mut self,
+        origin: Origin,
+        services: impl IntoIterator<Item = v1::WatchResponse>,
+        (revision, token): (u64, Vec<u8>),
+        now: Instant,
+    ) -> Result<(), Fault> {
+        for service in services {
+            self.receive(service, now)?;
+        }
+        self.shown.complete = match &self.target {
+            Target::Services(names) => {
+                names.iter().all(|name| self.shown.services.contains_key(name))
+            }
+            Target::Pattern { .. } => true,
+        };
+        self.shown.revision = revision;
+        (self.origin, self.grown) = (origin, Some(now));
+        self.obsolete = token.is_empty();
+        self.token = token;
+        Ok(())
+    }
+
     /// A new stream begins. Returns the token to resume with; empty = from nothing.
     pub(super) fn begin(&mut self) -> Vec<u8> {
         self.shown.partial = None;
@@ -92,33 +158,30 @@ impl Replica {
         }
     }
 
-    /// Applies one message; returns what to tell the reader. A watch by pattern may miss that services vanished.
+    /// Applies one message; returns what to tell the reader.
     pub(super) fn receive(
         &mut self,
         message: v1::WatchResponse,
-        by_pattern: bool,
         now: Instant,
     ) -> Result<Vec<Update>, Fault> {
         let v1::WatchResponse { revision, service, resume_token, event } = message;
         let updates = match event {
             Some(Event::Snapshot(snapshot)) => {
-                let name = named(service)?;
+                let name = self.named(service)?;
                 self.resumed.snapshots = true;
-                self.mention(&name);
-                let updates = self.snapshot(&name, revision, snapshot)?;
-                self.let_go(name, by_pattern);
+                self.mention(&name)?;
+                let updates = self.snapshot(&name, revision, snapshot, now)?;
+                self.let_go(name)?;
                 updates
             }
             Some(Event::Delta(delta)) => {
-                let name = named(service)?;
-                self.mention(&name);
-                let updates = self.delta(&name, revision, delta)?;
-                self.let_go(name, by_pattern);
+                let name = self.named(service)?;
+                self.mention(&name)?;
+                let updates = self.delta(&name, revision, delta, now)?;
+                self.let_go(name)?;
                 updates
             }
-            Some(Event::Bookmark(bookmark)) => {
-                self.bookmark(revision, &bookmark, by_pattern, now)?
-            }
+            Some(Event::Bookmark(bookmark)) => self.bookmark(revision, &bookmark, now)?,
             None => return Err(Fault::Protocol("a watch message without an event".to_owned())),
         };
         let state = self.aside.as_ref().unwrap_or(&self.shown);
@@ -136,17 +199,38 @@ impl Replica {
             leader_known: self.leader_known,
             staleness: self.staleness,
             services: self.shown.services.clone(),
+            origin: self.origin,
+            resume: self.token.clone(),
             ..Picture::default()
         }
     }
 
+    /// A registry has shown all of it, and it is shown.
+    pub(super) fn is_whole(&self) -> bool {
+        let whole = self.shown.complete && !self.resumed.open;
+        whole && self.aside.is_none() && !self.origin.is_stand_in()
+    }
+
+    /// The services that are shown.
+    pub(super) fn services(&self) -> &BTreeMap<ServiceName, Arc<Service>> {
+        &self.shown.services
+    }
+
+    fn by_pattern(&self) -> bool {
+        matches!(self.target, Target::Pattern { .. })
+    }
+
     /// A pattern covers what exists: a service that does not is not kept, or names without end would pile up.
-    fn let_go(&mut self, name: ServiceName, by_pattern: bool) {
+    fn let_go(&mut self, name: ServiceName) -> Result<(), Fault> {
+        let by_pattern = self.by_pattern();
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
         match state.services.get(&name) {
             Some(service) if by_pattern && !service.exists => {
                 let revision = service.revision;
-                state.services.remove(&name);
+                state.remove(&name);
+                if state.gone.len() >= SERVICES {
+                    return Err(Fault::Protocol(format!("more than {SERVICES} services are gone")));
+                }
                 state.gone.insert(name, revision);
             }
             Some(_) => {
@@ -154,11 +238,27 @@ impl Replica {
             }
             None => {}
         }
+        Ok(())
     }
 
-    fn mention(&mut self, name: &ServiceName) {
+    fn mention(&mut self, name: &ServiceName) -> Result<(), Fault> {
         if self.resumed.open {
+            if self.resumed.mentioned.len() >= SERVICES {
+                return Err(Fault::Protocol(format!("more than {SERVICES} services are named")));
+            }
             self.resumed.mentioned.insert(name.clone());
+        }
+        Ok(())
+    }
+
+    fn named(&self, service: Option<v1::ServiceName>) -> Result<ServiceName, Fault> {
+        let name = service.unwrap_or_default();
+        let name = ServiceName::parse(&name.namespace, &name.service)
+            .map_err(|invalid| Fault::Protocol(invalid.to_string()))?;
+        if self.target.covers(&name) {
+            Ok(name)
+        } else {
+            Err(Fault::Protocol(format!("{name} was not asked for")))
         }
     }
 
@@ -167,33 +267,40 @@ impl Replica {
         name: &ServiceName,
         revision: u64,
         part: Snapshot,
+        now: Instant,
     ) -> Result<Vec<Update>, Fault> {
-        let hidden = self.aside.is_some();
+        let (hidden, bytes_max) = (self.aside.is_some(), self.bytes_max);
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
-        let mut service = match state.partial.take() {
-            Some(begun) if begun.name == *name && begun.revision == revision => begun,
+        let begun = state.partial.take();
+        let Partial { mut service, bytes } = match begun {
+            Some(begun) if begun.service.name == *name && begun.service.revision == revision => {
+                begun
+            }
             Some(begun) => {
-                let problem = format!("a part of {name} came among those of {}", begun.name);
+                let begun = begun.service.name;
+                let problem = format!("a part of {name} came among those of {begun}");
                 return Err(Fault::Protocol(problem));
             }
-            None => Service::empty(name.clone(), revision),
+            None => Partial { service: Service::empty(name.clone(), revision), bytes: 0 },
         };
+        let bytes = bytes + part.instances.iter().map(weight).sum::<usize>();
+        check_size(&service, part.instances.len())?;
+        state.check_room(name, bytes, bytes_max)?;
         service.exists = part.service_exists;
         service.fail_open = part.fail_open;
         service.protected = part.protected;
         let instances = part.instances.into_iter();
         service.instances.extend(instances.map(|i| (i.instance_id.clone(), Arc::new(i))));
-        check_size(&service)?;
         if part.more {
-            state.partial = Some(service);
+            state.partial = Some(Partial { service, bytes });
             return Ok(Vec::new());
         }
         if state.revision_of(name) > revision {
             return Ok(Vec::new());
         }
-        state.check_room(name)?;
         let service = Arc::new(service);
-        state.services.insert(service.name.clone(), Arc::clone(&service));
+        state.insert(Arc::clone(&service), bytes);
+        self.grew(hidden, revision, now);
         Ok(if hidden { Vec::new() } else { vec![Update::Snapshot(service)] })
     }
 
@@ -202,8 +309,9 @@ impl Replica {
         name: &ServiceName,
         revision: u64,
         delta: Delta,
+        now: Instant,
     ) -> Result<Vec<Update>, Fault> {
-        let hidden = self.aside.is_some();
+        let (hidden, bytes_max) = (self.aside.is_some(), self.bytes_max);
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
         if state.partial.is_some() {
             return Err(Fault::Protocol(format!("a change of {name} came amid a snapshot")));
@@ -211,26 +319,36 @@ impl Replica {
         if state.revision_of(name) > revision {
             return Ok(Vec::new());
         }
-        state.check_room(name)?;
         // A service that appears later may begin with a change, as if it had been empty.
-        let service = state
-            .services
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(Service::empty(name.clone(), 0)));
-        let changed = Arc::make_mut(service);
+        let mut service = match state.services.get(name) {
+            Some(service) => Arc::clone(service),
+            None => Arc::new(Service::empty(name.clone(), 0)),
+        };
+        let mut bytes = state.sizes.get(name).copied().unwrap_or_default();
+        let added = delta.upserted.iter().map(weight).sum::<usize>();
+        // Before anything is changed: a message that is refused leaves no trace.
+        check_size(&service, delta.upserted.len())?;
+        state.check_room(name, bytes + added, bytes_max)?;
+        // Its place in the state is given up, so that it is changed and not copied where nobody else holds it.
+        state.services.remove(name);
+        let changed = Arc::make_mut(&mut service);
         changed.revision = revision;
         changed.exists = delta.service_exists;
         changed.fail_open = delta.fail_open;
         changed.protected = delta.protected;
         for removal in &delta.removed {
-            changed.instances.remove(&removal.instance_id);
+            let removed = changed.instances.remove(&removal.instance_id);
+            bytes -= removed.map_or(0, |removed| weight(&removed));
         }
         let upserted: Vec<_> = delta.upserted.into_iter().map(Arc::new).collect();
         for instance in &upserted {
-            changed.instances.insert(instance.instance_id.clone(), Arc::clone(instance));
+            bytes += weight(instance);
+            let id = instance.instance_id.clone();
+            let replaced = changed.instances.insert(id, Arc::clone(instance));
+            bytes -= replaced.map_or(0, |replaced| weight(&replaced));
         }
-        check_size(changed)?;
-        let service = Arc::clone(service);
+        state.insert(Arc::clone(&service), bytes);
+        self.grew(hidden, revision, now);
         Ok(if hidden {
             Vec::new()
         } else {
@@ -238,11 +356,20 @@ impl Replica {
         })
     }
 
+    fn grew(&mut self, hidden: bool, revision: u64, now: Instant) {
+        let state = self.aside.as_mut().unwrap_or(&mut self.shown);
+        if revision > state.highest {
+            state.highest = revision;
+            if !hidden {
+                self.grown = Some(now);
+            }
+        }
+    }
+
     fn bookmark(
         &mut self,
         revision: u64,
         bookmark: &Bookmark,
-        by_pattern: bool,
         now: Instant,
     ) -> Result<Vec<Update>, Fault> {
         self.leader_known = bookmark.leader_known;
@@ -253,9 +380,12 @@ impl Replica {
         let complete = bookmark.initial_state_complete;
         if complete && self.resumed.open {
             self.resumed.open = false;
-            if by_pattern && self.resumed.snapshots && self.has_unmentioned() {
+            if self.by_pattern() && self.resumed.snapshots && self.has_unmentioned() {
                 return Err(Fault::Gap);
             }
+        }
+        if complete && self.aside.is_none() {
+            self.origin = Origin::Registry;
         }
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
         state.gone.retain(|_, at| *at > revision);
@@ -267,6 +397,7 @@ impl Replica {
                 return Ok(Vec::new());
             }
             self.shown = aside;
+            self.origin = Origin::Registry;
             self.obsolete = false;
             self.grown = Some(now);
             return Ok(vec![Update::Reset(Arc::new(self.picture()))]);
@@ -286,7 +417,10 @@ impl Replica {
         else {
             return false;
         };
-        revision < self.shown.revision && grown + staleness + HISTORY_MARGIN < now
+        let seen = self.shown.revision.max(self.shown.highest);
+        // A staleness beyond all time is a way of saying that nothing is known.
+        let known_by = grown.checked_add(staleness.saturating_add(HISTORY_MARGIN));
+        revision < seen && known_by.is_some_and(|at| at < now)
     }
 
     fn has_unmentioned(&self) -> bool {
@@ -302,16 +436,37 @@ impl State {
         known.or_else(|| self.gone.get(name).copied()).unwrap_or(0)
     }
 
-    fn check_room(&self, name: &ServiceName) -> Result<(), Fault> {
-        if self.services.len() >= SERVICES && !self.services.contains_key(name) {
+    fn check_room(&self, name: &ServiceName, bytes: usize, bytes_max: usize) -> Result<(), Fault> {
+        let known = self.services.contains_key(name);
+        if self.services.len() >= SERVICES && !known {
             return Err(Fault::Protocol(format!("more than {SERVICES} services")));
         }
+        let others = self.bytes - self.sizes.get(name).copied().unwrap_or_default();
+        let names = (self.services.len() + 1) * OVERHEAD_BYTES;
+        if others + bytes + names > bytes_max {
+            let problem = format!(
+                "more than the limit of {bytes_max} bytes: watch fewer services, or raise it with \
+                 Selection::bytes_max"
+            );
+            return Err(Fault::Protocol(problem));
+        }
         Ok(())
+    }
+
+    fn insert(&mut self, service: Arc<Service>, bytes: usize) {
+        let before = self.sizes.insert(service.name.clone(), bytes);
+        self.bytes = self.bytes + bytes - before.unwrap_or_default();
+        self.services.insert(service.name.clone(), service);
+    }
+
+    fn remove(&mut self, name: &ServiceName) {
+        self.services.remove(name);
+        self.bytes -= self.sizes.remove(name).unwrap_or_default();
     }
 }
 
 impl Service {
-    fn empty(name: ServiceName, revision: u64) -> Self {
+    pub(super) fn empty(name: ServiceName, revision: u64) -> Self {
         Self {
             name,
             revision,
@@ -319,175 +474,22 @@ impl Service {
             fail_open: false,
             protected: false,
             instances: BTreeMap::new(),
+            held: BTreeSet::new(),
         }
     }
 }
 
-fn named(service: Option<v1::ServiceName>) -> Result<ServiceName, Fault> {
-    let name = service.unwrap_or_default();
-    ServiceName::parse(&name.namespace, &name.service)
-        .map_err(|invalid| Fault::Protocol(invalid.to_string()))
-}
-
-fn check_size(service: &Service) -> Result<(), Fault> {
-    if service.instances.len() > INSTANCES {
+fn check_size(service: &Service, more: usize) -> Result<(), Fault> {
+    if service.instances.len() + more > INSTANCES {
         return Err(Fault::Protocol(format!("{}: more than {INSTANCES} instances", service.name)));
     }
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    // Random orders of true messages, as nodes ahead and behind would send them: what is shown never goes back, and
-    // ends at the newest state.
-    use super::*;
-    use crate::dice::Dice;
-    use std::collections::BTreeMap;
-
-    /// The true history of one service: what it holds at each revision. Revision `r` sets instance `r % 5`, or removes
-    /// it where `r` is a multiple of three.
-    fn truth(revision: u64) -> BTreeMap<String, u64> {
-        let mut held = BTreeMap::new();
-        for r in 1..=revision {
-            let id = format!("i{}", r % 5);
-            if r % 3 == 0 {
-                held.remove(&id)
-            } else {
-                held.insert(id, r)
-            };
-        }
-        held
-    }
-
-    fn instance(id: &str, revision: u64) -> v1::Instance {
-        v1::Instance { instance_id: id.to_owned(), revision, ..Default::default() }
-    }
-
-    fn message(revision: u64, event: Event) -> v1::WatchResponse {
-        let service = match event {
-            Event::Bookmark(_) => None,
-            Event::Snapshot(_) | Event::Delta(_) => {
-                Some(v1::ServiceName { service: "web".to_owned(), ..Default::default() })
-            }
-        };
-        v1::WatchResponse { revision, service, resume_token: vec![1], event: Some(event) }
-    }
-
-    fn snapshot(revision: u64) -> v1::WatchResponse {
-        let instances = truth(revision).iter().map(|(id, r)| instance(id, *r)).collect();
-        message(revision, Event::Snapshot(Snapshot { instances, ..Default::default() }))
-    }
-
-    /// What a node sends that was at `from` and is at `to`: instances changed since, with their whole state.
-    fn delta(from: u64, to: u64) -> v1::WatchResponse {
-        let (mut upserted, mut removed) = (Vec::new(), Vec::new());
-        let now = truth(to);
-        let changed: BTreeSet<_> = (from + 1..=to).map(|r| format!("i{}", r % 5)).collect();
-        for id in changed {
-            match now.get(&id) {
-                Some(revision) => upserted.push(instance(&id, *revision)),
-                None => removed
-                    .push(v1::watch_response::Removal { instance_id: id, ..Default::default() }),
-            }
-        }
-        message(to, Event::Delta(Delta { upserted, removed, ..Default::default() }))
-    }
-
-    fn bookmark(revision: u64) -> v1::WatchResponse {
-        message(
-            revision,
-            Event::Bookmark(Bookmark { initial_state_complete: true, ..Default::default() }),
-        )
-    }
-
-    fn shown(replica: &Replica) -> Option<(u64, BTreeMap<String, u64>)> {
-        let picture = replica.picture();
-        let web = picture.services.values().next()?;
-        let held = web.instances.iter().map(|(id, i)| (id.clone(), i.revision)).collect();
-        Some((web.revision, held))
-    }
-
-    #[test]
-    fn whatever_node_is_asked_the_shown_state_is_a_true_one_and_never_goes_back() {
-        for seed in 0..200_u8 {
-            let dice = Dice::from_seed([seed; 32]);
-            let draw =
-                |below: u64| u64::from_be_bytes(dice.nonce()[..8].try_into().unwrap()) % below;
-            let mut replica = Replica::default();
-            let (mut newest, now) = (0, Instant::now());
-            for _ in 0..20 {
-                // A stream to a node that is at any revision, also an older one than was shown.
-                let resumed = !replica.begin().is_empty();
-                let mut at = draw(40);
-                let mut messages = vec![snapshot(at), bookmark(at)];
-                for _ in 0..draw(5) {
-                    let next = at + 1 + draw(6);
-                    messages.push(delta(at, next));
-                    at = next;
-                }
-                messages.truncate(1 + usize::try_from(draw(7)).unwrap());
-                for message in messages {
-                    let before = shown(&replica).map_or(0, |(revision, _)| revision);
-                    replica.receive(message, false, now).unwrap();
-                    let Some((revision, held)) = shown(&replica) else { continue };
-                    assert!(revision >= before, "seed {seed}: from {before} to {revision}");
-                    assert_eq!(
-                        held,
-                        truth(revision),
-                        "seed {seed} at {revision}, resumed: {resumed}"
-                    );
-                    newest = newest.max(revision);
-                }
-            }
-            assert_eq!(shown(&replica).map_or(0, |(revision, _)| revision), newest);
-        }
-    }
-
-    #[test]
-    fn a_pattern_lets_go_of_services_that_are_gone_and_is_not_fooled_by_their_past() {
-        let (mut replica, now) = (Replica::default(), Instant::now());
-        replica.begin();
-        let exists = |revision, service_exists| {
-            message(revision, Event::Delta(Delta { service_exists, ..Default::default() }))
-        };
-        let services = |replica: &Replica| replica.picture().services.len();
-        replica.receive(exists(5, true), true, now).unwrap();
-        assert_eq!(services(&replica), 1);
-        replica.receive(exists(7, false), true, now).unwrap();
-        assert_eq!(services(&replica), 0);
-        replica.receive(exists(6, true), true, now).unwrap();
-        assert_eq!(services(&replica), 0, "what a node behind says of it is over");
-        replica.receive(bookmark(7), true, now).unwrap();
-        assert!(replica.shown.gone.is_empty(), "no node that takes the token is behind it");
-        replica.receive(exists(9, true), true, now).unwrap();
-        assert_eq!(services(&replica), 1);
-        replica.receive(exists(10, false), false, now).unwrap();
-        assert_eq!(services(&replica), 1, "asked for by name it is shown as not existing");
-    }
-
-    #[test]
-    fn more_instances_than_any_registry_holds_are_refused() {
-        let mut replica = Replica::default();
-        replica.begin();
-        let part = |from: usize| {
-            let instances = (from..from + 50_000).map(|i| instance(&i.to_string(), 1)).collect();
-            message(1, Event::Snapshot(Snapshot { more: true, instances, ..Default::default() }))
-        };
-        let now = Instant::now();
-        assert!(replica.receive(part(0), false, now).is_ok());
-        assert!(replica.receive(part(50_000), false, now).is_ok());
-        let fault = replica.receive(part(100_000), false, now).unwrap_err();
-        assert!(matches!(fault, Fault::Protocol(problem) if problem.contains("web")));
-    }
-
-    #[test]
-    fn a_message_without_event_or_name_is_refused() {
-        let mut replica = Replica::default();
-        replica.begin();
-        let now = Instant::now();
-        let empty = v1::WatchResponse::default();
-        assert!(matches!(replica.receive(empty, false, now), Err(Fault::Protocol(_))));
-        let nameless = v1::WatchResponse { service: None, ..snapshot(1) };
-        assert!(matches!(replica.receive(nameless, false, now), Err(Fault::Protocol(_))));
-    }
+/// What an instance takes, about.
+fn weight(instance: &v1::Instance) -> usize {
+    instance.encoded_len() + OVERHEAD_BYTES
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! Bodies on their way: [`Kept`] holds a request so that it can be sent again, [`Answer`] sees how an answer ends.
+
+use super::{observe::Outcome, pick::Pick, report::Load};
+use crate::balance::details::sanitize;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, Waker},
+};
+use tonic::{Status, body::Body};
+
+/// The body of a request.
+pub(super) enum Kept {
+    /// It was complete at once, and small: it can be sent any number of times.
+    Whole(Arc<Whole>),
+    /// It comes bit by bit, or is large: it is sent once, and can be sent again only while nobody has read of it.
+    Once(Slot),
+}
+
+/// A complete body.
+pub(super) struct Whole {
+    data: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    length: u64,
+}
+
+/// Where a body that was not begun is put back.
+#[derive(Clone)]
+pub(super) struct Slot(Arc<Mutex<Option<Rest>>>);
+
+struct Rest {
+    /// What was read while it was not clear whether it is small.
+    begun: VecDeque<Frame<Bytes>>,
+    body: Body,
+}
+
+/// A body that is being sent.
+enum Sent {
+    Whole { whole: Arc<Whole>, next: usize },
+    Once { rest: Option<Rest>, untouched: bool, slot: Slot },
+}
+
+impl Kept {
+    /// Takes what of a body is there without waiting, up to `limit` bytes.
+    pub(super) fn new(mut body: Body, limit: usize) -> Self {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut begun = VecDeque::new();
+        let mut length = 0;
+        while length <= limit && limit > 0 {
+            match Pin::new(&mut body).poll_frame(&mut context) {
+                Poll::Ready(None) => return Self::Whole(Arc::new(Whole::new(begun, length))),
+                Poll::Ready(Some(Ok(frame))) => {
+                    length += frame.data_ref().map_or(0, Bytes::len);
+                    begun.push_back(frame);
+                }
+                // The error comes again, or the end does, when the rest is read.
+                Poll::Ready(Some(Err(status))) => {
+                    let failed = futures_util::stream::once(async { Err(status) });
+                    body = Body::new(Failing(Box::pin(failed)));
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        Self::Once(Slot(Arc::new(Mutex::new(Some(Rest { begun, body })))))
+    }
+
+    /// The body for one attempt; `None` = it cannot be sent again.
+    pub(super) fn send(&self) -> Option<Body> {
+        match self {
+            Self::Whole(whole) if whole.data.is_empty() && whole.trailers.is_none() => {
+                Some(Body::empty())
+            }
+            Self::Whole(whole) => {
+                Some(Body::new(Sent::Whole { whole: Arc::clone(whole), next: 0 }))
+            }
+            Self::Once(slot) => {
+                let rest = slot.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                let slot = slot.clone();
+                Some(Body::new(Sent::Once { rest: Some(rest), untouched: true, slot }))
+            }
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+}
+
+impl Whole {
+    fn new(frames: VecDeque<Frame<Bytes>>, length: usize) -> Self {
+        let (mut data, mut trailers) = (Vec::with_capacity(frames.len()), None);
+        for frame in frames {
+            match frame.into_data() {
+                Ok(bytes) => data.push(bytes),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Self { data, trailers, length: length as u64 }
+    }
+}
+
+/// An error that was met while looking ahead, in its place.
+struct Failing(Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, Status>> + Send>>);
+
+impl http_body::Body for Failing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Whole { whole, next } => {
+                let at = *next;
+                *next += 1;
+                let data = whole.data.get(at).cloned().map(Frame::data);
+                let last = || {
+                    let trailers = whole.trailers.clone().filter(|_| at == whole.data.len());
+                    trailers.map(Frame::trailers)
+                };
+                Poll::Ready(data.or_else(last).map(Ok))
+            }
+            Self::Once { rest, untouched, .. } => {
+                *untouched = false;
+                let Some(rest) = rest else { return Poll::Ready(None) };
+                match rest.begun.pop_front() {
+                    Some(frame) => Poll::Ready(Some(Ok(frame))),
+                    None => Pin::new(&mut rest.body).poll_frame(cx),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole { whole, next } => {
+                *next >= whole.data.len() + usize::from(whole.trailers.is_some())
+            }
+            Self::Once { rest, .. } => {
+                rest.as_ref().is_none_or(|rest| rest.begun.is_empty() && rest.body.is_end_stream())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole { whole, next: 0 } => SizeHint::with_exact(whole.length),
+            Self::Once { rest: Some(rest), .. } if rest.begun.is_empty() => rest.body.size_hint(),
+            Self::Whole { .. } | Self::Once { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Self::Once { rest, untouched: true, slot } = self {
+            *slot.0.lock().unwrap_or_else(PoisonError::into_inner) = rest.take();
+        }
+    }
+}
+
+/// The body of an answer. The call counts as in flight until it is read to its end or dropped.
+pub struct Answer<B> {
+    inner: B,
+    pick: Option<Pick>,
+    /// How a call with these trailers ended; without trailers where there were none.
+    verdict: fn(Option<&HeaderMap>) -> Outcome,
+}
+
+impl<B: http_body::Body> Answer<B> {
+    /// An answer whose head was good.
+    pub(super) fn open(inner: B, pick: Pick, verdict: fn(Option<&HeaderMap>) -> Outcome) -> Self {
+        let mut answer = Self { inner, pick: Some(pick), verdict };
+        if answer.inner.is_end_stream() {
+            // Nobody would read it.
+            answer.end(Outcome::Success);
+        }
+        answer
+    }
+
+    /// An answer whose outcome is reported already.
+    pub(super) fn closed(inner: B, verdict: fn(Option<&HeaderMap>) -> Outcome) -> Self {
+        Self { inner, pick: None, verdict }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(pick) = self.pick.take() {
+            pick.report(outcome);
+        }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        sanitize(trailers);
+        if let (Some(pick), Some(load)) = (&self.pick, Load::from_trailers(trailers)) {
+            pick.report_load(load);
+        }
+        self.end((self.verdict)(Some(trailers)));
+    }
+}
+
+impl<B> http_body::Body for Answer<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(match frame {
+            None => {
+                let outcome = (self.verdict)(None);
+                self.end(outcome);
+                None
+            }
+            Some(Err(error)) => {
+                self.end(Outcome::Failure);
+                Some(Err(error))
+            }
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    self.trailers(&mut trailers);
+                    Some(Ok(Frame::trailers(trailers)))
+                }
+                Err(frame) => Some(Ok(frame)),
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for Answer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("pick", &self.pick).finish_non_exhaustive()
+    }
+}
