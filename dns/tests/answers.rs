@@ -161,6 +161,11 @@ fn a_service_that_fails_open_shows_all_and_says_so_by_edns() {
     assert_eq!(reply.sorted_ips(), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(reply.extended_errors(), [0]);
     assert_eq!(given.ask(&service, RecordType::A).answers().len(), 2);
+    // Whom an operator takes out stays out.
+    given.set("web/a", AdminState::Draining);
+    assert_eq!(given.ask(&service, RecordType::A).ips(), ["10.0.0.2"]);
+    given.set("web/b", AdminState::Maintenance);
+    given.ask(&service, RecordType::A).assert_no_data();
 }
 
 #[test]
