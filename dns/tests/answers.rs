@@ -303,3 +303,22 @@ fn services_are_browsed_only_where_that_is_allowed() {
     // An id with upper case cannot be asked for, so it is not listed.
     given.ask(&format!("_db._tcp.{D}"), RecordType::PTR).assert_no_data();
 }
+
+#[test]
+fn of_two_domains_of_which_one_holds_the_other_the_longer_one_answers() {
+    let domain = |text| rollcall_dns::Domain::parse("domains", text).unwrap();
+    let domains = vec![domain("consul"), domain("eu.consul"), domain("service.consul")];
+    let mut given = Given::with(Settings { domains, ..Settings::default() });
+    given.register("web/a", spec("10.0.0.1:80"));
+    for name in ["web.service.consul", "web.service.eu.consul", "web.service.service.consul"] {
+        let found = given.ask(name, RecordType::SRV);
+        match name.strip_prefix("web.service.") {
+            // Under `service.consul` the name is `web`, which nothing is.
+            Some("consul") => found.assert_negative(ResponseCode::NXDomain, "service.consul"),
+            Some(domain) => {
+                assert_eq!(found.places(), [format!("1 25600 80 0a000001.addr.{domain}.")]);
+            }
+            None => panic!("{name}"),
+        }
+    }
+}
