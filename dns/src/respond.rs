@@ -7,7 +7,7 @@ use crate::{
     cookie::Judged,
     instances::{Address, Place},
     lookup::{FIXED, Found, Lookup, Row, Terms, octets},
-    message::{Asked, Extensions, code, option},
+    message::{Asked, Extensions, HEADER, code, option},
     question,
     rate::{Class, Verdict},
     settings::{Settings, Truncation},
@@ -49,7 +49,7 @@ pub(crate) fn respond(
 ) -> Option<Answered> {
     let settings = front.settings();
     let cookie = judge_cookie(query, asked, catalog);
-    let mut reply = look_up(settings, query, asked, catalog);
+    let mut reply = look_up(front, query, asked, catalog);
     let proven = query.transport == Transport::Tcp || cookie.is_some_and(|cookie| cookie.valid);
     let verdict = match &front.limiter {
         Some(limiter) if !proven => limiter.check(query.peer.ip(), class(asked, &reply), query.now),
@@ -65,11 +65,18 @@ pub(crate) fn respond(
         }
         Verdict::Drop => return None,
     };
+    let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let opt = asked.extensions.as_ref().map(|extensions| {
-        let options = options(settings, query.transport, extensions, cookie.as_ref(), &reply.why);
+        let mut options =
+            options(settings, query.transport, extensions, cookie.as_ref(), &reply.why);
+        // The longest question leaves room for the most important ones alone.
+        let mut room = (limit - HEADER - asked.question.len()) / 2;
+        options.retain(|(_, data)| {
+            let left = room.checked_sub(4 + data.len());
+            left.map(|left| room = left).is_some()
+        });
         wire::opt(settings.udp_payload, reply.code, extensions.dnssec_ok, &options)
     });
-    let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let limit = limit - opt.as_ref().map_or(0, Vec::len);
     let mut writer = Writer::begin(out, asked.question, limit);
     let cut = write(&mut writer, settings, query, &reply);
@@ -116,11 +123,12 @@ fn judge_cookie(query: &Query<'_>, asked: &Asked<'_>, catalog: &Catalog<'_>) -> 
 }
 
 fn look_up<'a>(
-    settings: &'a Settings,
+    front: &'a Front,
     query: &Query<'_>,
     asked: &Asked<'_>,
     catalog: &'a Catalog<'a>,
 ) -> Reply<'a> {
+    let settings = front.settings();
     let name = match &asked.name {
         Ok(name) => name,
         Err(code) => return Reply::refused(*code, None),
@@ -131,6 +139,7 @@ fn look_up<'a>(
     if catalog.standing == Standing::Unready {
         return Reply::refused(code::SERV_FAIL, Some(why::NOT_READY));
     }
+    let client = query.peer.ip().to_canonical();
     let lookup = Lookup {
         settings,
         catalog,
@@ -138,7 +147,8 @@ fn look_up<'a>(
         apex: place.apex,
         reverse: place.reverse,
         kind: asked.kind,
-        client: query.peer.ip().to_canonical(),
+        client,
+        locality: front.localities.of(client),
         random: query.random,
     };
     let found = lookup.find(&place.question);
@@ -158,6 +168,7 @@ fn look_up<'a>(
     Reply { lookup: Some(lookup), code, found, why: reasons }
 }
 
+/// The options of a reply, the most important ones first.
 fn options(
     settings: &Settings,
     transport: Transport,

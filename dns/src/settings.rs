@@ -6,7 +6,7 @@ use rollcall_core::{
     instance::Locality,
     name::{Invalid, Label},
 };
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 /// How replies look that do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,11 +218,32 @@ impl Settings {
         }
         Ok(self)
     }
+}
 
-    /// Where the client stands; all parts unknown where no prefix holds it.
-    pub fn locality(&self, client: IpAddr) -> Option<&Locality> {
-        let holding = self.localities.iter().filter(|(prefix, _)| prefix.contains(&client));
-        holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, locality)| locality)
+/// [`Settings::localities`], made to be asked: one look for each length of prefix that is in use.
+#[derive(Debug)]
+pub(crate) struct Localities {
+    prefixes: BTreeMap<IpNet, Locality>,
+    /// The longest first.
+    lengths: Vec<u8>,
+}
+
+impl Localities {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let all = settings.localities.iter();
+        let prefixes: BTreeMap<IpNet, Locality> =
+            all.map(|(prefix, locality)| (prefix.trunc(), locality.clone())).collect();
+        let mut lengths: Vec<u8> = prefixes.keys().map(IpNet::prefix_len).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.dedup();
+        Self { prefixes, lengths }
+    }
+
+    /// Where the client stands, by the longest prefix that holds it.
+    pub(crate) fn of(&self, client: IpAddr) -> Option<&Locality> {
+        // A length that IPv4 does not have makes no prefix of an IPv4 address.
+        let prefix = |length: &u8| IpNet::new(client, *length).ok().map(|prefix| prefix.trunc());
+        self.lengths.iter().filter_map(prefix).find_map(|prefix| self.prefixes.get(&prefix))
     }
 }
 
@@ -284,9 +305,11 @@ mod tests {
         let localities = vec![
             ("10.1.0.0/16".parse().unwrap(), zone("b")),
             ("10.0.0.0/8".parse().unwrap(), zone("a")),
+            ("fd00::7/16".parse().unwrap(), zone("c")),
         ];
-        let settings = Settings { localities, ..Settings::default() };
-        let at = |client: &str| settings.locality(client.parse().unwrap()).cloned();
+        let localities = Localities::new(&Settings { localities, ..Settings::default() });
+        let at = |client: &str| localities.of(client.parse().unwrap()).cloned();
+        assert_eq!(at("fd00:1::1"), Some(zone("c")));
         assert_eq!(at("10.1.2.3"), Some(zone("b")));
         assert_eq!(at("10.2.2.3"), Some(zone("a")));
         assert_eq!(at("11.1.2.3"), None);

@@ -24,7 +24,8 @@ use turmoil::Sim;
 /// Ports of every simulated node.
 pub const GRPC: u16 = 8502;
 const HTTP: u16 = 8500;
-const DNS: u16 = 8600;
+/// Port of DNS on every simulated node.
+pub const DNS: u16 = 8600;
 const PEER: u16 = 8300;
 
 /// Timings of every node of a simulated cluster.

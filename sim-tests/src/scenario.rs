@@ -3,6 +3,7 @@
 
 use crate::{
     cluster::{Cluster, Timing},
+    dns::Lookups,
     invariants::{Violation, Watchman, is_listed},
     net::connector,
     trace::Trace,
@@ -31,6 +32,8 @@ pub struct Report {
     pub revision: u64,
     /// Hash of the state at that revision.
     pub hash: u128,
+    /// DNS answers, and how many of them said that they were stale.
+    pub lookups: (u64, u64),
 }
 
 /// When the beats of each instance were last acknowledged, in simulated time.
@@ -67,12 +70,14 @@ pub fn run(
     let cluster = Cluster::start(&mut sim, count, dice.next_u64(), &timing);
     let acknowledged = Acknowledged::default();
     owners(&mut sim, &cluster, dice.next_u64(), &acknowledged);
+    let lookups = Lookups::start(&mut sim, &cluster, dice.next_u64());
     let mut watchman = Watchman::default();
     let mut violations = Vec::new();
     let mut broken: Option<(Broken, Duration)> = None;
     let mut next_fault = Duration::from_secs(5);
     while sim.elapsed() < length {
         step(&mut sim, &cluster, &mut watchman, &acknowledged, &mut violations)?;
+        violations.extend(lookups.judge().take());
         match broken {
             Some((what, until)) if sim.elapsed() >= until => {
                 heal(&mut sim, &cluster, what, trace);
@@ -101,6 +106,7 @@ pub fn run(
     let end = sim.elapsed() + HEALING;
     while violations.is_empty() && !is_well(&cluster) {
         step(&mut sim, &cluster, &mut watchman, &acknowledged, &mut violations)?;
+        violations.extend(lookups.judge().take());
         if sim.elapsed() > end {
             let seen = format!("not all nodes agree and list all instances after {HEALING:?}");
             violations.push(Violation { invariant: "well again after healing", seen });
@@ -108,8 +114,10 @@ pub fn run(
     }
     let views = cluster.views();
     let state = views.first().map(|(_, view)| view.seen());
+    let lookups = lookups.judge().counts();
     Ok(Report {
         violations,
+        lookups,
         revision: state.as_ref().map_or(0, |seen| seen.state.revision()),
         hash: state.as_ref().map_or(0, |seen| seen.state.hash()),
     })

@@ -58,8 +58,9 @@ fn run(arguments: &[String]) -> Result<String, Failure> {
     let (lines, hash) = trace.summary();
     if report.violations.is_empty() {
         let (revision, state) = (report.revision, report.hash);
+        let (lookups, stale) = report.lookups;
         return Ok(format!(
-            "seed {seed}: ok, revision {revision}, state {state:032x}, {lines} lines, trace {hash:016x}"
+            "seed {seed}: ok, revision {revision}, state {state:032x}, {lookups} lookups ({stale} stale), {lines} lines, trace {hash:016x}"
         ));
     }
     let mut text = format!("seed {seed}: BROKEN\n");
