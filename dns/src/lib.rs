@@ -3,14 +3,25 @@
 //! Start with [`Front::answer`]. It holds settings and the table of the rate limit, nothing of the catalogue.
 //!
 //! * [`catalog`]: what is asked of the rest of the node; [`settings`]: what operators settle
-//! * `query`: the message and its question, read without allocation
+//! * `message`: a query is read; `name`, `question`: the grammar of names
+//! * `lookup`, `instances`: what there is under a name; `choose`: which of it is shown, in which order
+//! * `respond`, `wire`: the reply, written record by record within its limit
+//! * `cookie`: who has been reached at its address before
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
-#![deny(clippy::wildcard_enum_match_arm, clippy::cast_possible_truncation)]
+#![deny(clippy::cast_possible_truncation)]
 
 pub mod catalog;
-mod query;
+mod choose;
+mod cookie;
+mod instances;
+mod lookup;
+mod message;
+mod name;
+mod question;
+mod respond;
 pub mod settings;
+mod wire;
 
 pub use catalog::{Catalog, CookieSecrets, Node, Standing};
 pub use settings::{Domain, RateLimit, Settings, Truncation};
@@ -100,7 +111,11 @@ impl Front {
     /// at most what the client and [`Settings::udp_payload`] allow. Never panics, whatever the bytes are.
     pub fn answer(&self, query: &Query<'_>, catalog: &Catalog<'_>, reply: &mut Vec<u8>) -> Outcome {
         reply.clear();
-        let _ = catalog;
-        query::refuse(query, reply)
+        match message::read(query) {
+            Ok(asked) => {
+                Outcome::Reply(respond::respond(&self.settings, query, &asked, catalog, reply))
+            }
+            Err(reason) => Outcome::Drop(reason),
+        }
     }
 }

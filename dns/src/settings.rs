@@ -1,5 +1,6 @@
 //! What an operator can settle for DNS. Checked once, at the edge; nothing behind it checks again.
 
+use crate::question::RESERVED;
 use ipnet::IpNet;
 use rollcall_core::{
     instance::Locality,
@@ -192,6 +193,9 @@ impl Settings {
                 return Err(Invalid::new("domains", format!("{} is there twice", domain.as_str())));
             }
         }
+        if RESERVED.contains(&self.dc.as_str()) {
+            return Err(Invalid::new("dc", format!("{} is a word of every name", self.dc)));
+        }
         within("ttl", self.ttl as usize, 0, 3600)?;
         within("node_ttl", self.node_ttl as usize, 0, 86_400)?;
         within("apex_ttl", self.apex_ttl as usize, 0, 86_400)?;
@@ -238,6 +242,7 @@ mod tests {
         let rate = |rate| Settings { rate: Some(rate), ..Settings::default() };
         let cases = [
             ("domains", Settings { domains: vec![], ..Settings::default() }),
+            ("dc", Settings { dc: Label::parse("dc", "node").unwrap(), ..Settings::default() }),
             ("ttl", Settings { ttl: 3601, ..Settings::default() }),
             ("node_ttl", Settings { node_ttl: 86_401, ..Settings::default() }),
             ("apex_ttl", Settings { apex_ttl: 86_401, ..Settings::default() }),

@@ -1,0 +1,283 @@
+//! The reply: what was found, cut to what fits, with the extensions that the client knows.
+
+use crate::{
+    Answered, Query, Transport,
+    catalog::{Catalog, Standing},
+    choose,
+    cookie::Judged,
+    instances::{Address, Place},
+    lookup::{FIXED, Found, Lookup, Row, Terms, octets},
+    message::{Asked, Extensions, code, option},
+    question,
+    settings::{Settings, Truncation},
+    wire::{self, Head, Owner, Section, Writer, kind},
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// Largest UDP reply to a client that says nothing (RFC 1035 section 4.2.1).
+const PLAIN_UDP: usize = 512;
+/// Largest message of all.
+const TCP: usize = u16::MAX as usize;
+/// Most records of one reply, however large it may be.
+const ADDRESSES_MAX: usize = 4_000;
+const PLACES_MAX: usize = 1_000;
+
+/// Extended errors (RFC 8914 section 4): code and words.
+mod why {
+    pub(super) const FAIL_OPEN: (u16, &str) = (0, "fail-open: too few are healthy, all are shown");
+    pub(super) const STALE: (u16, &str) = (3, "no leader: this is what was known last");
+    pub(super) const NOT_READY: (u16, &str) = (14, "this node has no state yet");
+    pub(super) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
+}
+
+/// A reply before it is written.
+struct Reply<'a> {
+    lookup: Option<Lookup<'a>>,
+    code: u16,
+    found: Found,
+    why: Vec<(u16, &'static str)>,
+}
+
+/// Writes the reply to a query.
+pub(crate) fn respond(
+    settings: &Settings,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    catalog: &Catalog<'_>,
+    out: &mut Vec<u8>,
+) -> Answered {
+    let cookie = judge_cookie(query, asked, catalog);
+    let reply = look_up(settings, query, asked, catalog);
+    let opt = asked.extensions.as_ref().map(|extensions| {
+        let options = options(settings, query.transport, extensions, cookie.as_ref(), &reply.why);
+        wire::opt(settings.udp_payload, reply.code, extensions.dnssec_ok, &options)
+    });
+    let limit = limit(settings, query.transport, asked.extensions.as_ref());
+    let limit = limit - opt.as_ref().map_or(0, Vec::len);
+    let mut writer = Writer::begin(out, asked.question, limit);
+    let truncated = write(&mut writer, settings, query, &reply);
+    let authoritative =
+        reply.lookup.is_some() && matches!(reply.code, code::NO_ERROR | code::NX_DOMAIN);
+    let head = Head { query: asked.header, code: reply.code, authoritative, truncated };
+    writer.finish(&head, u16::from(!asked.question.is_empty()), opt.as_deref());
+    Answered { kind: asked.kind, code: reply.code, truncated, slipped: false }
+}
+
+/// How large a reply may be.
+fn limit(settings: &Settings, transport: Transport, extensions: Option<&Extensions>) -> usize {
+    match (transport, extensions) {
+        (Transport::Tcp, _) => TCP,
+        (Transport::Udp, None) => PLAIN_UDP,
+        (Transport::Udp, Some(extensions)) => {
+            extensions.payload.min(settings.udp_payload).max(512).into()
+        }
+    }
+}
+
+fn judge_cookie(query: &Query<'_>, asked: &Asked<'_>, catalog: &Catalog<'_>) -> Option<Judged> {
+    let given = asked.extensions.as_ref()?.cookie?;
+    Some(given.judge(catalog.cookies?, query.peer.ip(), query.unix))
+}
+
+fn look_up<'a>(
+    settings: &'a Settings,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    catalog: &'a Catalog<'a>,
+) -> Reply<'a> {
+    let refused = |code, why: Option<(u16, &'static str)>| Reply {
+        lookup: None,
+        code,
+        found: Found::Empty,
+        why: why.into_iter().collect(),
+    };
+    let name = match &asked.name {
+        Ok(name) => name,
+        Err(code) => return refused(*code, None),
+    };
+    let Some(place) = question::read(name, settings) else {
+        return refused(code::REFUSED, Some(why::NOT_OURS));
+    };
+    if catalog.standing == Standing::Unready {
+        return refused(code::SERV_FAIL, Some(why::NOT_READY));
+    }
+    let lookup = Lookup {
+        settings,
+        catalog,
+        domain: &settings.domains[place.domain],
+        apex: place.apex,
+        kind: asked.kind,
+        client: query.peer.ip().to_canonical(),
+    };
+    let found = lookup.find(&place.question);
+    let mut reasons = Vec::new();
+    if catalog.standing == Standing::Stale {
+        reasons.push(why::STALE);
+    }
+    if let Found::Addresses(_, terms) | Found::Places(_, terms) | Found::Rows(_, terms) = &found
+        && terms.fail_open
+    {
+        reasons.push(why::FAIL_OPEN);
+    }
+    let code = match found {
+        Found::Unknown => code::NX_DOMAIN,
+        Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => code::NO_ERROR,
+    };
+    Reply { lookup: Some(lookup), code, found, why: reasons }
+}
+
+fn options(
+    settings: &Settings,
+    transport: Transport,
+    extensions: &Extensions,
+    cookie: Option<&Judged>,
+    why: &[(u16, &'static str)],
+) -> Vec<(u16, Vec<u8>)> {
+    let mut options = Vec::new();
+    if let Some(cookie) = cookie {
+        options.push((option::COOKIE, cookie.reply.to_vec()));
+    }
+    if extensions.nsid && !settings.nsid.is_empty() {
+        options.push((option::NSID, settings.nsid.clone()));
+    }
+    if extensions.keepalive && transport == Transport::Tcp {
+        options.push((option::TCP_KEEPALIVE, settings.tcp_keepalive.to_be_bytes().to_vec()));
+    }
+    for (code, text) in why {
+        let value = [&code.to_be_bytes()[..], text.as_bytes()].concat();
+        options.push((option::EXTENDED_ERROR, value));
+    }
+    options
+}
+
+// === What fits ===
+
+/// Writes what was found and says whether the client must be told that something is missing.
+fn write(
+    writer: &mut Writer<'_>,
+    settings: &Settings,
+    query: &Query<'_>,
+    reply: &Reply<'_>,
+) -> bool {
+    let Some(lookup) = &reply.lookup else { return false };
+    match &reply.found {
+        Found::Unknown | Found::Empty => {
+            let owner = Owner::Question(lookup.apex);
+            let soa = (kind::SOA, lookup.negative_ttl());
+            writer.record(Section::Authority, owner, soa, &lookup.soa()).is_none()
+        }
+        Found::Addresses(addresses, terms) => {
+            let all = addresses.len();
+            let shown = write_addresses(writer, lookup, query, addresses, terms);
+            // Fewer by the operator's own limit is no truncation.
+            let wanted = all.min(cap(settings.address_limit, ADDRESSES_MAX));
+            settings.truncation == Truncation::Always && shown < wanted || shown == 0
+        }
+        Found::Places(places, terms) => write_places(writer, lookup, query, places, terms),
+        Found::Rows(rows, terms) => write_rows(writer, lookup, rows, terms),
+    }
+}
+
+fn cap(limit: u16, max: usize) -> usize {
+    if limit == 0 { max } else { usize::from(limit).min(max) }
+}
+
+/// Writes as many addresses as fit, the same ones for the same client, and says how many.
+fn write_addresses(
+    writer: &mut Writer<'_>,
+    lookup: &Lookup<'_>,
+    query: &Query<'_>,
+    addresses: &[Address],
+    terms: &Terms,
+) -> usize {
+    let size = 12 + if lookup.kind == kind::A { 4 } else { 16 };
+    let fit = (writer.room() / size).min(cap(lookup.settings.address_limit, ADDRESSES_MAX));
+    let mut chosen = addresses.to_vec();
+    if chosen.len() > fit {
+        choose::rank(&mut chosen, choose::client(lookup.client));
+        chosen.truncate(fit);
+    }
+    choose::shuffle(&mut chosen, query.random);
+    let what = (lookup.kind, terms.ttl);
+    let write = |address: &&Address| {
+        writer.record(Section::Answer, Owner::Question(0), what, &octets(address.ip)).is_some()
+    };
+    chosen.iter().take_while(write).count()
+}
+
+/// The data of an SRV record. Its target is never compressed (RFC 2782), and holds the address that it stands for.
+fn place_data(place: &Place, domain: &[u8]) -> Vec<u8> {
+    let hex: String = octets(place.address.ip()).iter().map(|b| format!("{b:02x}")).collect();
+    let mut data = Vec::with_capacity(64);
+    for number in [place.priority, place.weight, place.address.port()] {
+        data.extend(number.to_be_bytes());
+    }
+    data.extend(wire::label(&hex));
+    data.extend(b"\x04addr");
+    data.extend(domain);
+    data
+}
+
+/// Writes the places that fit, and behind them the addresses of their targets as far as they fit.
+fn write_places(
+    writer: &mut Writer<'_>,
+    lookup: &Lookup<'_>,
+    query: &Query<'_>,
+    places: &[Place],
+    terms: &Terms,
+) -> bool {
+    let domain = lookup.domain.wire();
+    let wanted = places.len().min(cap(lookup.settings.srv_limit, PLACES_MAX));
+    let mut chosen = places.to_vec();
+    choose::rank(&mut chosen, choose::client(lookup.client));
+    chosen.truncate(wanted);
+    let mut room = writer.room();
+    let fits = chosen.iter().take_while(|place| {
+        let size = 12 + place_data(place, domain).len();
+        room.checked_sub(size).map(|left| room = left).is_some()
+    });
+    let fit = fits.count();
+    chosen.truncate(fit);
+    choose::shuffle(&mut chosen, query.random);
+    let what = (kind::SRV, terms.ttl);
+    let mut targets: Vec<(SocketAddr, usize, Vec<u8>)> = Vec::new();
+    for place in &chosen {
+        let data = place_data(place, domain);
+        if let Some(at) = writer.record(Section::Answer, Owner::Question(0), what, &data) {
+            targets.push((place.address, at + 6, data[6..].to_vec()));
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for (address, at, name) in &targets {
+        let new = seen.insert(address.ip());
+        if new && !write_glue(writer, Owner::Written(*at, name), address.ip(), FIXED.ttl) {
+            break;
+        }
+    }
+    fit < wanted
+}
+
+fn write_glue(writer: &mut Writer<'_>, owner: Owner<'_>, ip: IpAddr, ttl: u32) -> bool {
+    let kind = if ip.is_ipv4() { kind::A } else { kind::AAAA };
+    writer.record(Section::Additional, owner, (kind, ttl), &octets(ip)).is_some()
+}
+
+fn write_rows(writer: &mut Writer<'_>, lookup: &Lookup<'_>, rows: &[Row], terms: &Terms) -> bool {
+    let what = (lookup.kind_of_rows(), terms.ttl);
+    let mut written = Vec::new();
+    for row in rows {
+        let at = writer.record(Section::Answer, Owner::Question(0), what, &row.data);
+        let Some(at) = at else { return true };
+        written.push((at, row));
+    }
+    for (at, row) in written {
+        let Some((name_at, addresses)) = &row.glue else { continue };
+        let owner = Owner::Written(at + name_at, &row.data[*name_at..]);
+        for ip in addresses {
+            if !write_glue(writer, owner, *ip, lookup.settings.node_ttl) {
+                return false;
+            }
+        }
+    }
+    false
+}
