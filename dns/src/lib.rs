@@ -6,6 +6,7 @@
 //! * `message`: a query is read; `name`, `question`: the grammar of names
 //! * `lookup`, `instances`: what there is under a name; `choose`: which of it is shown, in which order
 //! * `respond`, `wire`: the reply, written record by record within its limit
+//! * [`Fast`]: the same answers to what is mostly asked, from records that are kept ready
 //! * `cookie`: who has been reached at its address before
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -14,6 +15,7 @@
 pub mod catalog;
 mod choose;
 mod cookie;
+mod fast;
 mod instances;
 mod lookup;
 mod message;
@@ -24,6 +26,7 @@ pub mod settings;
 mod wire;
 
 pub use catalog::{Catalog, CookieSecrets, Node, Standing};
+pub use fast::Fast;
 pub use settings::{Domain, RateLimit, Settings, Truncation};
 
 use rollcall_core::name::Invalid;

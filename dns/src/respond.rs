@@ -19,15 +19,15 @@ const PLAIN_UDP: usize = 512;
 /// Largest message of all.
 const TCP: usize = u16::MAX as usize;
 /// Most records of one reply, however large it may be.
-const ADDRESSES_MAX: usize = 4_000;
-const PLACES_MAX: usize = 1_000;
+pub(crate) const ADDRESSES_MAX: usize = 4_000;
+pub(crate) const PLACES_MAX: usize = 1_000;
 
 /// Extended errors (RFC 8914 section 4): code and words.
-mod why {
-    pub(super) const FAIL_OPEN: (u16, &str) = (0, "fail-open: too few are healthy, all are shown");
-    pub(super) const STALE: (u16, &str) = (3, "no leader: this is what was known last");
-    pub(super) const NOT_READY: (u16, &str) = (14, "this node has no state yet");
-    pub(super) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
+pub(crate) mod why {
+    pub(crate) const FAIL_OPEN: (u16, &str) = (0, "fail-open: too few are healthy, all are shown");
+    pub(crate) const STALE: (u16, &str) = (3, "no leader: this is what was known last");
+    pub(crate) const NOT_READY: (u16, &str) = (14, "this node has no state yet");
+    pub(crate) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
 }
 
 /// A reply before it is written.
@@ -64,7 +64,11 @@ pub(crate) fn respond(
 }
 
 /// How large a reply may be.
-fn limit(settings: &Settings, transport: Transport, extensions: Option<&Extensions>) -> usize {
+pub(crate) fn limit(
+    settings: &Settings,
+    transport: Transport,
+    extensions: Option<&Extensions>,
+) -> usize {
     match (transport, extensions) {
         (Transport::Tcp, _) => TCP,
         (Transport::Udp, None) => PLAIN_UDP,
@@ -169,17 +173,22 @@ fn write(
         Found::Addresses(addresses, terms) => {
             let all = addresses.len();
             let shown = write_addresses(writer, lookup, query, addresses, terms);
-            // Fewer by the operator's own limit is no truncation.
-            let wanted = all.min(cap(settings.address_limit, ADDRESSES_MAX));
-            settings.truncation == Truncation::Always && shown < wanted || shown == 0
+            addresses_missing(settings, all, shown)
         }
         Found::Places(places, terms) => write_places(writer, lookup, query, places, terms),
         Found::Rows(rows, terms) => write_rows(writer, lookup, rows, terms),
     }
 }
 
-fn cap(limit: u16, max: usize) -> usize {
+pub(crate) fn cap(limit: u16, max: usize) -> usize {
     if limit == 0 { max } else { usize::from(limit).min(max) }
+}
+
+/// Whether the client must be told that only so many of all addresses are shown.
+pub(crate) fn addresses_missing(settings: &Settings, all: usize, shown: usize) -> bool {
+    // Fewer by the operator's own limit is no truncation.
+    let wanted = all.min(cap(settings.address_limit, ADDRESSES_MAX));
+    settings.truncation == Truncation::Always && shown < wanted || shown == 0
 }
 
 /// Writes as many addresses as fit, the same ones for the same client, and says how many.
@@ -191,13 +200,9 @@ fn write_addresses(
     terms: &Terms,
 ) -> usize {
     let size = 12 + if lookup.kind == kind::A { 4 } else { 16 };
-    let fit = (writer.room() / size).min(cap(lookup.settings.address_limit, ADDRESSES_MAX));
+    let most = cap(lookup.settings.address_limit, ADDRESSES_MAX);
     let mut chosen = addresses.to_vec();
-    if chosen.len() > fit {
-        choose::rank(&mut chosen, choose::client(lookup.client));
-        chosen.truncate(fit);
-    }
-    choose::shuffle(&mut chosen, query.random);
+    choose::choose(&mut chosen, (most, writer.room()), |_| size, lookup.client, query.random);
     let what = (lookup.kind, terms.ttl);
     let write = |address: &&Address| {
         writer.record(Section::Answer, Owner::Question(0), what, &octets(address.ip)).is_some()
@@ -206,7 +211,7 @@ fn write_addresses(
 }
 
 /// The data of an SRV record. Its target is never compressed (RFC 2782), and holds the address that it stands for.
-fn place_data(place: &Place, domain: &[u8]) -> Vec<u8> {
+pub(crate) fn place_data(place: &Place, domain: &[u8]) -> Vec<u8> {
     let hex: String = octets(place.address.ip()).iter().map(|b| format!("{b:02x}")).collect();
     let mut data = Vec::with_capacity(64);
     for number in [place.priority, place.weight, place.address.port()] {
@@ -229,16 +234,9 @@ fn write_places(
     let domain = lookup.domain.wire();
     let wanted = places.len().min(cap(lookup.settings.srv_limit, PLACES_MAX));
     let mut chosen = places.to_vec();
-    choose::rank(&mut chosen, choose::client(lookup.client));
-    chosen.truncate(wanted);
-    let mut room = writer.room();
-    let fits = chosen.iter().take_while(|place| {
-        let size = 12 + place_data(place, domain).len();
-        room.checked_sub(size).map(|left| room = left).is_some()
-    });
-    let fit = fits.count();
-    chosen.truncate(fit);
-    choose::shuffle(&mut chosen, query.random);
+    let size = |place: &Place| 12 + place_data(place, domain).len();
+    choose::choose(&mut chosen, (wanted, writer.room()), size, lookup.client, query.random);
+    let fit = chosen.len();
     let what = (kind::SRV, terms.ttl);
     let mut targets: Vec<(SocketAddr, usize, Vec<u8>)> = Vec::new();
     for place in &chosen {

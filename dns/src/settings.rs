@@ -221,8 +221,14 @@ impl Settings {
 
     /// Where the client stands; all parts unknown where no prefix holds it.
     pub fn locality(&self, client: IpAddr) -> Option<&Locality> {
-        let holding = self.localities.iter().filter(|(prefix, _)| prefix.contains(&client));
-        holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, locality)| locality)
+        self.locality_index(client).map(|at| &self.localities[at].1)
+    }
+
+    /// Which of the localities that is.
+    pub(crate) fn locality_index(&self, client: IpAddr) -> Option<usize> {
+        let all = self.localities.iter().enumerate();
+        let holding = all.filter(|(_, (prefix, _))| prefix.contains(&client));
+        holding.max_by_key(|(_, (prefix, _))| prefix.prefix_len()).map(|(at, _)| at)
     }
 }
 

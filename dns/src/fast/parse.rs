@@ -1,0 +1,115 @@
+//! Reads the queries that clients really send: one question of class IN, at most one OPT record. Total, and without
+//! allocation.
+//!
+//! Whatever is not plainly such a query is left to [`crate::message`], which knows how to refuse it. So this file never
+//! decides that something is wrong, and where it accepts a query, `message` would have read the same.
+
+use crate::{
+    Query, cookie,
+    message::{self, Extensions, HEADER, Header, option},
+    wire::kind,
+};
+
+/// Longest name in wire form (RFC 1035 section 2.3.4).
+const NAME_MAX: usize = 255;
+const LABEL_MAX: u8 = 63;
+const CLASS_IN: [u8; 2] = [0, 1];
+/// Types from here on are asked for and never stored, or rare (RFC 6895 section 3.1).
+const META_KINDS: u16 = 128;
+/// Header flags that a plain query may carry: RD; AD and CD.
+const FLAGS: [u8; 2] = [0x01, 0x30];
+/// Client subnet (RFC 7871): hickory checks the inside of it.
+const SUBNET: u16 = 8;
+
+/// A plain query.
+#[derive(Debug)]
+pub(super) struct Parsed<'a> {
+    /// Of the query.
+    pub header: Header,
+    /// The question section as it came.
+    pub question: &'a [u8],
+    /// Type that was asked for.
+    pub kind: u16,
+    /// What the client said by EDNS, if it did.
+    pub extensions: Option<Extensions>,
+}
+
+impl<'a> Parsed<'a> {
+    /// The name that was asked for, in wire form as it came.
+    pub(super) fn name(&self) -> &'a [u8] {
+        &self.question[..self.question.len() - 4]
+    }
+}
+
+/// Reads a query. `None`: the full path is to look at it.
+pub(super) fn parse<'a>(query: &Query<'a>) -> Option<Parsed<'a>> {
+    let (head, rest) = query.bytes.split_first_chunk::<HEADER>()?;
+    let [id @ .., flags, more, _, _, _, _, _, _, _, _] = head;
+    let [0, 1, 0, 0, 0, 0, 0, additional @ (0 | 1)] = head[4..] else { return None };
+    let plain = flags & !FLAGS[0] == 0 && more & !FLAGS[1] == 0;
+    if !plain || !message::can_be_answered(query) {
+        return None;
+    }
+    let (question, rest) = rest.split_at_checked(name_len(rest)? + 4)?;
+    let [.., k0, k1, c0, c1] = *question else { return None };
+    let kind = u16::from_be_bytes([k0, k1]);
+    if [c0, c1] != CLASS_IN || kind >= META_KINDS || kind == kind::OPT {
+        return None;
+    }
+    let extensions = match (additional, rest) {
+        (0, []) => None,
+        (1, opt) => Some(extensions(opt)?),
+        _ => return None,
+    };
+    let header =
+        Header { id: u16::from_be_bytes(*id), opcode_and_rd: flags & 0x79, cd: more & 0x10 };
+    Some(Parsed { header, question, kind, extensions })
+}
+
+/// Length of the name at the beginning of `bytes`, the root label included.
+fn name_len(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let length = *bytes.get(at)?;
+        at += 1 + usize::from(length);
+        if length > LABEL_MAX || at > NAME_MAX {
+            return None;
+        }
+        if length == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// Reads one OPT record that ends the message.
+fn extensions(bytes: &[u8]) -> Option<Extensions> {
+    // The root, type 41, the payload, no extended code, version 0, DO or nothing, the length.
+    let ([0, 0, 41, p0, p1, 0, 0, flags @ (0 | 0x80), 0, l0, l1], mut options) =
+        bytes.split_first_chunk::<11>()?
+    else {
+        return None;
+    };
+    if options.len() != usize::from(u16::from_be_bytes([*l0, *l1])) {
+        return None;
+    }
+    let mut extensions = Extensions {
+        payload: u16::from_be_bytes([*p0, *p1]).max(512),
+        dnssec_ok: *flags != 0,
+        cookie: None,
+        nsid: false,
+        keepalive: false,
+    };
+    while let [c0, c1, l0, l1, rest @ ..] = options {
+        let (value, rest) = rest.split_at_checked(u16::from_be_bytes([*l0, *l1]).into())?;
+        match u16::from_be_bytes([*c0, *c1]) {
+            option::NSID | option::TCP_KEEPALIVE | SUBNET => return None,
+            // The first one counts.
+            option::COOKIE if extensions.cookie.is_none() => {
+                extensions.cookie = Some(cookie::Given::read(value)?);
+            }
+            _ => {}
+        }
+        options = rest;
+    }
+    options.is_empty().then_some(extensions)
+}
