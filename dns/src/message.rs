@@ -137,14 +137,18 @@ pub(crate) fn read<'a>(query: &Query<'a>) -> Result<Asked<'a>, DropReason> {
     let Some((signed, edns)) = records(bytes, HEADER + asked.question.len(), counts) else {
         return Ok(asked);
     };
-    let mut version = 0;
-    if let Some(edns) = edns {
-        version = edns.version();
-        let Some(extensions) = extensions(&edns) else { return Ok(asked) };
-        asked.extensions = Some(extensions);
-    }
+    let version = edns.as_ref().map_or(0, Edns::version);
+    let broken = match edns.map(|edns| extensions(&edns)) {
+        Some((extensions, broken)) => {
+            asked.extensions = Some(extensions);
+            broken
+        }
+        None => false,
+    };
     asked.name = if version > 0 {
         Err(code::BAD_VERS)
+    } else if broken {
+        Err(code::FORM_ERR)
     } else if signed {
         // We share no key with anybody.
         Err(code::NOT_AUTH)
@@ -203,8 +207,8 @@ fn records(bytes: &[u8], at: usize, counts: [u16; 3]) -> Option<(bool, Option<Ed
     decoder.is_empty().then_some((signed, edns))
 }
 
-/// `None`: an option is broken.
-fn extensions(edns: &Edns) -> Option<Extensions> {
+/// What the options say, and whether one of them is broken.
+fn extensions(edns: &Edns) -> (Extensions, bool) {
     let mut extensions = Extensions {
         payload: edns.max_payload().max(512),
         dnssec_ok: edns.flags().dnssec_ok,
@@ -212,17 +216,18 @@ fn extensions(edns: &Edns) -> Option<Extensions> {
         nsid: false,
         keepalive: false,
     };
+    let mut broken = false;
     for (code, value) in &edns.options().options {
-        match u16::from(*code) {
-            option::NSID => extensions.nsid = true,
-            option::TCP_KEEPALIVE => extensions.keepalive = true,
+        match (u16::from(*code), value) {
+            (option::NSID, _) => extensions.nsid = true,
+            (option::TCP_KEEPALIVE, _) => extensions.keepalive = true,
             // The first one counts (RFC 7873 section 5.2).
-            option::COOKIE if extensions.cookie.is_none() => {
-                let EdnsOption::Unknown(_, bytes) = value else { return None };
-                extensions.cookie = Some(cookie::Given::read(bytes)?);
+            (option::COOKIE, EdnsOption::Unknown(_, bytes)) if extensions.cookie.is_none() => {
+                extensions.cookie = cookie::Given::read(bytes);
+                broken |= extensions.cookie.is_none();
             }
             _ => {}
         }
     }
-    Some(extensions)
+    (extensions, broken)
 }

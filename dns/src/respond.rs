@@ -55,7 +55,9 @@ pub(crate) fn respond(
     let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let limit = limit - opt.as_ref().map_or(0, Vec::len);
     let mut writer = Writer::begin(out, asked.question, limit);
-    let truncated = write(&mut writer, settings, query, &reply);
+    let cut = write(&mut writer, settings, query, &reply);
+    // Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
+    let truncated = cut && query.transport == Transport::Udp;
     let authoritative =
         reply.lookup.is_some() && matches!(reply.code, code::NO_ERROR | code::NX_DOMAIN);
     let head = Head { query: asked.header, code: reply.code, authoritative, truncated };

@@ -1,5 +1,4 @@
 //! What is answered: instances in all the ways they can be asked for.
-#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
 mod given;
 

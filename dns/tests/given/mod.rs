@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "all of this is for tests")]
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query as Asked, ResponseCode},
+    op::{Edns, Message, MessageType, ResponseCode},
     rr::{Name, RData, Record, RecordType},
-    serialize::binary::{BinDecodable, BinDecoder},
+    serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
 };
 use rollcall_core::{
     Command, Stamped, State,
@@ -288,16 +288,33 @@ fn asked_len(bytes: &[u8]) -> usize {
     at + 5 - 12
 }
 
-/// A query as clients send it, its case kept.
+/// A query as clients send it, its case kept. In `name`, `\\ddd` is a byte.
 pub(crate) fn question(name: &str, kind: RecordType, edns: Option<Edns>) -> Vec<u8> {
-    let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
-    let mut asked = Asked::new();
-    asked.set_name(Name::from_ascii(format!("{}.", name.trim_end_matches('.'))).unwrap());
-    asked.set_query_type(kind);
-    message.add_query(asked);
-    message.metadata.recursion_desired = true;
-    message.edns = edns;
-    message.to_vec().unwrap()
+    let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        let label = unescaped(label);
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend(label);
+    }
+    bytes.push(0);
+    bytes.extend(u16::from(kind).to_be_bytes());
+    bytes.extend([0, 1]);
+    if let Some(edns) = edns {
+        let mut opt = Vec::new();
+        edns.emit(&mut BinEncoder::new(&mut opt)).unwrap();
+        bytes.extend(opt);
+    }
+    bytes
+}
+
+fn unescaped(label: &str) -> Vec<u8> {
+    let mut parts = label.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(part[..3].parse().unwrap());
+        bytes.extend(part[3..].bytes());
+    }
+    bytes
 }
 
 pub(crate) fn instance(name: &str) -> InstanceName {
