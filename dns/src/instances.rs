@@ -135,6 +135,13 @@ fn largest_weight(service: &Service) -> u16 {
     service.instances.values().map(|record| record.spec.weight).max().unwrap_or(0)
 }
 
+/// The id as a label, where it can stand in a name: one label that folding does not change.
+pub(crate) fn label_of(id: &InstanceId) -> Option<&str> {
+    let id = id.as_str();
+    let visible = id.len() <= 63 && !id.bytes().any(|b| b == b'.' || b.is_ascii_uppercase());
+    visible.then_some(id)
+}
+
 /// The endpoint that an instance is shown at; `None` where it is not selected.
 fn endpoint<'a>(spec: &'a Spec, by: &Select<'_>) -> Option<&'a Endpoint> {
     let default = || spec.endpoints.first();
@@ -163,13 +170,6 @@ impl Instance {
         }
         let same = |e: &&Endpoint| e.address.port() == shown.port() && e.address.is_ipv4() == v4;
         self.record.spec.endpoints.iter().find(same).map(|endpoint| endpoint.address.ip())
-    }
-
-    /// Whether its id can stand in a name: one label that folding does not change.
-    pub(crate) fn label(&self) -> Option<&str> {
-        let id = self.record.name.id.as_str();
-        let visible = id.len() <= 63 && !id.bytes().any(|b| b == b'.' || b.is_ascii_uppercase());
-        visible.then_some(id)
     }
 
     /// Its lease in seconds; a resolver must not remember it for longer.

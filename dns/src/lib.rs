@@ -4,14 +4,16 @@
 //!
 //! * [`catalog`]: what is asked of the rest of the node; [`settings`]: what operators settle
 //! * `message`: a query is read; `name`, `question`: the grammar of names
-//! * `lookup`, `instances`: what there is under a name; `choose`: which of it is shown, in which order
+//! * `lookup`, `instances`, `binding`, `reverse`: what there is under a name
+//! * `choose`: which of it is shown, in which order
 //! * `respond`, `wire`: the reply, written record by record within its limit
+//! * `cookie`, `rate`: who has been reached at its address before, and what all others may be sent
 //! * [`Fast`]: the same answers to what is mostly asked, from records that are kept ready
-//! * `cookie`: who has been reached at its address before
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![deny(clippy::cast_possible_truncation)]
 
+mod binding;
 pub mod catalog;
 mod choose;
 mod cookie;
@@ -21,7 +23,9 @@ mod lookup;
 mod message;
 mod name;
 mod question;
+mod rate;
 mod respond;
+mod reverse;
 pub mod settings;
 mod wire;
 
@@ -29,6 +33,7 @@ pub use catalog::{Catalog, CookieSecrets, Node, Standing};
 pub use fast::Fast;
 pub use settings::{Domain, RateLimit, Settings, Truncation};
 
+use rate::Limiter;
 use rollcall_core::name::Invalid;
 use std::{net::SocketAddr, time::Duration};
 
@@ -97,12 +102,15 @@ pub enum DropReason {
 #[derive(Debug)]
 pub struct Front {
     settings: Settings,
+    limiter: Option<Limiter>,
 }
 
 impl Front {
     /// A front with these settings. Errors name the setting.
     pub fn new(settings: Settings) -> Result<Self, Invalid> {
-        Ok(Self { settings: settings.checked()? })
+        let settings = settings.checked()?;
+        let limiter = settings.rate.as_ref().map(Limiter::new);
+        Ok(Self { settings, limiter })
     }
 
     /// The settings in force.
@@ -114,11 +122,13 @@ impl Front {
     /// at most what the client and [`Settings::udp_payload`] allow. Never panics, whatever the bytes are.
     pub fn answer(&self, query: &Query<'_>, catalog: &Catalog<'_>, reply: &mut Vec<u8>) -> Outcome {
         reply.clear();
-        match message::read(query) {
-            Ok(asked) => {
-                Outcome::Reply(respond::respond(&self.settings, query, &asked, catalog, reply))
-            }
-            Err(reason) => Outcome::Drop(reason),
+        let asked = match message::read(query) {
+            Ok(asked) => asked,
+            Err(reason) => return Outcome::Drop(reason),
+        };
+        match respond::respond(self, query, &asked, catalog, reply) {
+            Some(answered) => Outcome::Reply(answered),
+            None => Outcome::Drop(DropReason::Limited),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Question and catalogue in, records out: what there is, before anything is chosen or written.
 
 use crate::{
+    binding::bindings,
     catalog::{Catalog, Standing},
-    instances::{Address, Place, Shown, by_id, service_name, shown},
+    choose,
+    instances::{Address, Place, Shown, by_id, label_of, service_name, shown},
     question::{Question, Select, Target},
     settings::{Domain, Settings},
     wire::{self, kind, label, pointer},
@@ -75,10 +77,14 @@ pub(crate) struct Lookup<'a> {
     pub domain: &'a Domain,
     /// Where the zone begins in the name that was asked.
     pub apex: usize,
+    /// Whether that zone is one of addresses.
+    pub reverse: bool,
     /// The type that was asked for.
     pub kind: u16,
     /// Who asks.
     pub client: IpAddr,
+    /// Random bits of the query.
+    pub random: u64,
 }
 
 impl Lookup<'_> {
@@ -97,9 +103,7 @@ impl Lookup<'_> {
             Question::Node(name) => self.node(name),
             Question::Address(ip) => self.addresses(&[*ip], FIXED),
             Question::ServiceTypes(namespace) => self.service_types(*namespace),
-            // Whose address it is, the catalogue cannot be asked yet.
-            Question::Reverse(ip) if ip.is_unspecified() => Found::Unknown,
-            Question::Reverse(_) => Found::Empty,
+            Question::Reverse(ip) => self.reverse(*ip),
         }
     }
 
@@ -119,12 +123,12 @@ impl Lookup<'_> {
     }
 
     /// ANY is answered with one small record (RFC 8482 section 4.2).
-    fn any(&self) -> Found {
+    pub(crate) fn any(&self) -> Found {
         let hinfo = RData::HINFO(HINFO::new("RFC8482".into(), String::new()));
         self.rows(wire::data(&hinfo).into_iter().map(Row::from).collect(), self.settings.apex_ttl)
     }
 
-    fn rows(&self, rows: Vec<Row>, ttl: u32) -> Found {
+    pub(crate) fn rows(&self, rows: Vec<Row>, ttl: u32) -> Found {
         if rows.is_empty() { Found::Empty } else { Found::Rows(rows, self.terms(ttl)) }
     }
 
@@ -146,14 +150,19 @@ impl Lookup<'_> {
         }
     }
 
-    /// The data of the zone's SOA record. Its serial is the revision: it grows with every visible change.
+    /// The data of the zone's SOA record. Its serial is the revision: it grows with every visible change. Names in it
+    /// end with a pointer into the question where that ends with our domain, so that it fits behind any question.
     pub(crate) fn soa(&self) -> Vec<u8> {
-        let mut data = match self.catalog.nodes.first() {
-            Some(node) => self.node_name(&node.name),
-            None => self.domain.wire().to_vec(),
-        };
+        let pointer = pointer(self.question_at(self.apex));
+        let domain = if self.reverse { self.domain.wire() } else { &pointer };
+        let mut data = Vec::with_capacity(64);
+        if let Some(node) = self.catalog.nodes.first() {
+            data.extend(label(node.name.as_str()));
+            data.extend(label("node"));
+        }
+        data.extend(domain);
         data.extend(label("hostmaster"));
-        data.extend(self.domain.wire());
+        data.extend(domain);
         data.extend(serial(self.catalog.state));
         for seconds in REFRESH {
             data.extend(seconds.to_be_bytes());
@@ -167,7 +176,7 @@ impl Lookup<'_> {
         self.terms(self.settings.negative_ttl.min(self.settings.apex_ttl)).ttl
     }
 
-    fn node_name(&self, node: &Label) -> Vec<u8> {
+    pub(crate) fn node_name(&self, node: &Label) -> Vec<u8> {
         [&label(node.as_str())[..], b"\x04node", self.domain.wire()].concat()
     }
 
@@ -225,10 +234,18 @@ impl Lookup<'_> {
                 let rows: Vec<Row> = texts.map(Row::from).collect();
                 found(rows.is_empty(), Found::Rows(rows, terms))
             }
+            kind::SVCB | kind::HTTPS => {
+                let data = bindings(&shown.instances, choose::client(self.client), self.random);
+                let rows: Vec<Row> = data.into_iter().map(Row::from).collect();
+                found(rows.is_empty(), Found::Rows(rows, terms))
+            }
             kind::PTR
                 if self.settings.browse && matches!(by, Select::Transport { browse: true, .. }) =>
             {
-                let names = shown.instances.iter().filter_map(|instance| instance.label());
+                let names = shown
+                    .instances
+                    .iter()
+                    .filter_map(|instance| label_of(&instance.record.name.id));
                 let name = |id: &str| [&label(id)[..], &pointer(self.question_at(0))].concat();
                 let rows: Vec<Row> = names.take(LISTING_MAX).map(|id| name(id).into()).collect();
                 found(rows.is_empty(), Found::Rows(rows, terms))

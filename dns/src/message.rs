@@ -37,6 +37,7 @@ pub(crate) mod code {
     pub(crate) const REFUSED: u16 = 5;
     pub(crate) const NOT_AUTH: u16 = 9;
     pub(crate) const BAD_VERS: u16 = 16;
+    pub(crate) const BAD_COOKIE: u16 = 23;
 }
 
 /// Types that are asked for and never stored, beside those of hickory.

@@ -22,6 +22,8 @@ pub(crate) struct Place<'a> {
     pub domain: usize,
     /// Where the zone's own name begins in the name that was asked.
     pub apex: usize,
+    /// Whether the zone is one of addresses.
+    pub reverse: bool,
     /// What is asked.
     pub question: Question<'a>,
 }
@@ -88,7 +90,7 @@ pub(crate) fn read<'a>(name: &'a Name, settings: &Settings) -> Option<Place<'a>>
     // The zone with the longest name is the one that holds it.
     if let Some((left, domain)) = zones.min() {
         let question = within(Labels::new(name, left), settings);
-        return Some(Place { domain, apex: name.start(left), question });
+        return Some(Place { domain, apex: name.start(left), reverse: false, question });
     }
     reverse(name, settings)
 }
@@ -267,7 +269,12 @@ fn reverse<'a>(name: &'a Name, settings: &Settings) -> Option<Place<'a>> {
         }
         let Some(label) = labels.pop() else { break };
         let Some(part) = (known < width).then(|| part(label, v4)).flatten() else {
-            return apex.map(|apex| Place { domain: 0, apex, question: Question::Nothing });
+            return apex.map(|apex| Place {
+                domain: 0,
+                apex,
+                reverse: true,
+                question: Question::Nothing,
+            });
         };
         known += bits;
         value |= u128::from(part) << (128 - u32::from(known));
@@ -281,7 +288,7 @@ fn reverse<'a>(name: &'a Name, settings: &Settings) -> Option<Place<'a>> {
     } else {
         Question::Reverse(Ipv6Addr::from_bits(value).into())
     };
-    Some(Place { domain: 0, apex, question })
+    Some(Place { domain: 0, apex, reverse: true, question })
 }
 
 /// Whether a configured range holds every address that begins with the `known` upper bits of `value`.

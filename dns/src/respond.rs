@@ -1,7 +1,7 @@
 //! The reply: what was found, cut to what fits, with the extensions that the client knows.
 
 use crate::{
-    Answered, Query, Transport,
+    Answered, Front, Query, Transport,
     catalog::{Catalog, Standing},
     choose,
     cookie::Judged,
@@ -9,6 +9,7 @@ use crate::{
     lookup::{FIXED, Found, Lookup, Row, Terms, octets},
     message::{Asked, Extensions, code, option},
     question,
+    rate::{Class, Verdict},
     settings::{Settings, Truncation},
     wire::{self, Head, Owner, Section, Writer, kind},
 };
@@ -36,33 +37,100 @@ struct Reply<'a> {
     code: u16,
     found: Found,
     why: Vec<(u16, &'static str)>,
+    /// It stands in place of one over the rate limit.
+    slipped: bool,
 }
 
-/// Writes the reply to a query.
+/// Writes the reply to a query. `None`: the rate limit wants it dropped.
 pub(crate) fn respond(
-    settings: &Settings,
+    front: &Front,
     query: &Query<'_>,
     asked: &Asked<'_>,
     catalog: &Catalog<'_>,
     out: &mut Vec<u8>,
+) -> Option<Answered> {
+    let cookie = judge_cookie(query, asked.extensions.as_ref(), catalog);
+    let reply = look_up(front.settings(), query, asked, catalog);
+    match verdict(front, query, cookie.as_ref(), class(asked, &reply)) {
+        Verdict::Send => Some(write_reply(front, query, asked, (cookie.as_ref(), &reply), out)),
+        Verdict::Slip => Some(slip(front, query, asked, cookie.as_ref(), out)),
+        Verdict::Drop => None,
+    }
+}
+
+/// What the rate limit says to a reply of that class.
+pub(crate) fn verdict(
+    front: &Front,
+    query: &Query<'_>,
+    cookie: Option<&Judged>,
+    class: Class<'_>,
+) -> Verdict {
+    let proven = query.transport == Transport::Tcp || cookie.is_some_and(|cookie| cookie.valid);
+    match &front.limiter {
+        Some(limiter) if !proven => limiter.check(query.peer.ip(), class, query.now),
+        Some(_) | None => Verdict::Send,
+    }
+}
+
+/// Writes the short reply that stands in place of one over the rate limit.
+pub(crate) fn slip(
+    front: &Front,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    cookie: Option<&Judged>,
+    out: &mut Vec<u8>,
 ) -> Answered {
-    let cookie = judge_cookie(query, asked, catalog);
-    let reply = look_up(settings, query, asked, catalog);
+    // A client with a cookie learns a good one; one without is sent to TCP.
+    let code = if cookie.is_some() { code::BAD_COOKIE } else { code::NO_ERROR };
+    let reply = Reply { slipped: true, ..Reply::refused(code, None) };
+    write_reply(front, query, asked, (cookie, &reply), out)
+}
+
+fn write_reply(
+    front: &Front,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    (cookie, reply): (Option<&Judged>, &Reply<'_>),
+    out: &mut Vec<u8>,
+) -> Answered {
+    let settings = front.settings();
     let opt = asked.extensions.as_ref().map(|extensions| {
-        let options = options(settings, query.transport, extensions, cookie.as_ref(), &reply.why);
+        let options = options(settings, query.transport, extensions, cookie, &reply.why);
         wire::opt(settings.udp_payload, reply.code, extensions.dnssec_ok, &options)
     });
     let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let limit = limit - opt.as_ref().map_or(0, Vec::len);
     let mut writer = Writer::begin(out, asked.question, limit);
-    let cut = write(&mut writer, settings, query, &reply);
-    // Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
-    let truncated = cut && query.transport == Transport::Udp;
-    let authoritative =
-        reply.lookup.is_some() && matches!(reply.code, code::NO_ERROR | code::NX_DOMAIN);
+    let cut = write(&mut writer, settings, query, reply);
+    let slipped = reply.slipped;
+    let truncated = tells_truncation(query, cut) || slipped && reply.code == code::NO_ERROR;
+    let known = matches!(reply.code, code::NO_ERROR | code::NX_DOMAIN);
+    let authoritative = reply.lookup.is_some() && known;
     let head = Head { query: asked.header, code: reply.code, authoritative, truncated };
     writer.finish(&head, u16::from(!asked.question.is_empty()), opt.as_deref());
-    Answered { kind: asked.kind, code: reply.code, truncated, slipped: false }
+    Answered { kind: asked.kind, code: reply.code, truncated, slipped }
+}
+
+/// Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
+pub(crate) fn tells_truncation(query: &Query<'_>, cut: bool) -> bool {
+    cut && query.transport == Transport::Udp
+}
+
+/// What kind of reply it is for the rate limit.
+fn class<'a>(asked: &'a Asked<'_>, reply: &Reply<'_>) -> Class<'a> {
+    match (&asked.name, reply.code, &reply.found) {
+        (Ok(_), code::NX_DOMAIN, _) => Class::Unknown,
+        (Ok(name), code::NO_ERROR, Found::Empty) => Class::NoData(name.wire()),
+        (Ok(name), code::NO_ERROR, _) => Class::Data(name.wire()),
+        (Ok(_) | Err(_), _, _) => Class::Error,
+    }
+}
+
+impl Reply<'_> {
+    fn refused(code: u16, why: Option<(u16, &'static str)>) -> Self {
+        let why = why.into_iter().collect();
+        Self { lookup: None, code, found: Found::Empty, why, slipped: false }
+    }
 }
 
 /// How large a reply may be.
@@ -80,8 +148,12 @@ pub(crate) fn limit(
     }
 }
 
-fn judge_cookie(query: &Query<'_>, asked: &Asked<'_>, catalog: &Catalog<'_>) -> Option<Judged> {
-    let given = asked.extensions.as_ref()?.cookie?;
+pub(crate) fn judge_cookie(
+    query: &Query<'_>,
+    extensions: Option<&Extensions>,
+    catalog: &Catalog<'_>,
+) -> Option<Judged> {
+    let given = extensions?.cookie?;
     Some(given.judge(catalog.cookies?, query.peer.ip(), query.unix))
 }
 
@@ -91,29 +163,25 @@ fn look_up<'a>(
     asked: &Asked<'_>,
     catalog: &'a Catalog<'a>,
 ) -> Reply<'a> {
-    let refused = |code, why: Option<(u16, &'static str)>| Reply {
-        lookup: None,
-        code,
-        found: Found::Empty,
-        why: why.into_iter().collect(),
-    };
     let name = match &asked.name {
         Ok(name) => name,
-        Err(code) => return refused(*code, None),
+        Err(code) => return Reply::refused(*code, None),
     };
     let Some(place) = question::read(name, settings) else {
-        return refused(code::REFUSED, Some(why::NOT_OURS));
+        return Reply::refused(code::REFUSED, Some(why::NOT_OURS));
     };
     if catalog.standing == Standing::Unready {
-        return refused(code::SERV_FAIL, Some(why::NOT_READY));
+        return Reply::refused(code::SERV_FAIL, Some(why::NOT_READY));
     }
     let lookup = Lookup {
         settings,
         catalog,
         domain: &settings.domains[place.domain],
         apex: place.apex,
+        reverse: place.reverse,
         kind: asked.kind,
         client: query.peer.ip().to_canonical(),
+        random: query.random,
     };
     let found = lookup.find(&place.question);
     let mut reasons = Vec::new();
@@ -129,7 +197,7 @@ fn look_up<'a>(
         Found::Unknown => code::NX_DOMAIN,
         Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => code::NO_ERROR,
     };
-    Reply { lookup: Some(lookup), code, found, why: reasons }
+    Reply { lookup: Some(lookup), code, found, why: reasons, slipped: false }
 }
 
 fn options(

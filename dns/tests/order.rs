@@ -1,4 +1,5 @@
 //! Weights, tiers, distance and the order of records.
+#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
 mod given;
 

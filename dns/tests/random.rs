@@ -1,4 +1,5 @@
 //! Whatever bytes come: no panic, and every reply can be read, ends where it ends, and keeps within its limit.
+#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
 mod given;
 

@@ -113,7 +113,8 @@ pub struct State {
     retired: OrdMap<u64, Retired>,
     tombstones: OrdMap<Arc<InstanceName>, Arc<Tombstone>>,
     overrides: OrdMap<Arc<InstanceName>, Arc<Admin>>,
-    addresses: OrdMap<IpAddr, u32>,
+    /// Who stands at an address: the generations of the instances that name it.
+    addresses: OrdSet<(IpAddr, u64)>,
     protections: OrdMap<Scope, Arc<Protection>>,
     floors: OrdMap<Label, u64>,
     floor: u64,
@@ -145,7 +146,7 @@ impl State {
             retired: OrdMap::new(),
             tombstones: OrdMap::new(),
             overrides: OrdMap::new(),
-            addresses: OrdMap::new(),
+            addresses: OrdSet::new(),
             protections: OrdMap::new(),
             floors: OrdMap::new(),
             floor: 0,
@@ -235,6 +236,16 @@ impl State {
     /// The instance of that generation, which is also its lease handle.
     pub fn by_generation(&self, generation: u64) -> Option<&Arc<Record>> {
         self.instance(self.generations.get(&generation)?)
+    }
+
+    /// The instances that name an address, in order of generation.
+    pub fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Record>> {
+        self.generations_at(address).filter_map(|generation| self.by_generation(generation))
+    }
+
+    fn generations_at(&self, address: IpAddr) -> impl Iterator<Item = u64> {
+        let all = (address, 0)..=(address, u64::MAX);
+        self.addresses.range(all).map(|(_, generation)| *generation)
     }
 
     /// What stands in place of a generation that is gone.
@@ -398,15 +409,7 @@ impl State {
         self.generations.remove(&old.generation);
         self.held.remove(&old.generation);
         for address in old.spec.addresses() {
-            match self.addresses.get(&address) {
-                Some(count) if *count > 1 => {
-                    let count = count - 1;
-                    self.addresses.insert(address, count);
-                }
-                _ => {
-                    self.addresses.remove(&address);
-                }
-            }
+            self.addresses.remove(&(address, old.generation));
         }
     }
 
@@ -427,8 +430,7 @@ impl State {
             Some(LeaseState::Current) | None => {}
         }
         for address in new.spec.addresses() {
-            let count = self.addresses.get(&address).copied().unwrap_or(0);
-            self.addresses.insert(address, count + 1);
+            self.addresses.insert((address, new.generation));
         }
         service.instances.insert(new.name.id.clone(), Arc::new(new));
     }

@@ -10,12 +10,13 @@ mod parse;
 mod write;
 
 use crate::{
-    Catalog, Front, Outcome, Query, Standing,
+    Answered, Catalog, DropReason, Front, Outcome, Query, Standing,
     instances::service_name,
     lookup::{Found, Lookup},
-    message::Asked,
+    message::code,
     name::Name,
     question::{self, Question, Select, Target},
+    rate::{Class, Verdict},
     respond,
     settings::Settings,
     wire::kind,
@@ -25,7 +26,7 @@ use entry::Entry;
 use parse::{Parsed, parse};
 use rollcall_core::name::ServiceName;
 use std::sync::Arc;
-use write::Desk;
+use write::{Desk, Job};
 
 /// Longest key: a name, a type, a locality.
 const KEY_MAX: usize = 255 + 2 + 4;
@@ -45,8 +46,7 @@ impl Fast {
     /// The fast path of `front`, keeping at most `memory` bytes of records (and a table of 512 KiB). `seed` is random, so
     /// that nobody can find names that drive each other out.
     pub fn new(front: Arc<Front>, memory: usize, seed: u64) -> Self {
-        let desk = Desk::new(front.settings());
-        Self { front, cache: Cache::new(memory, seed), desk }
+        Self { front, cache: Cache::new(memory, seed), desk: Desk::default() }
     }
 
     /// Answers a query as [`Front::answer`] would, if it is a plain one. `None`: it is not, and that one is to be asked;
@@ -66,20 +66,50 @@ impl Fast {
         let mut buffer = [0; KEY_MAX];
         let key = key(&mut buffer, &parsed, query, settings);
         let hash = self.cache.hash(key);
-        let job = write::Job { settings, query, parsed: &parsed, catalog };
+        let cookie = respond::judge_cookie(query, parsed.extensions.as_ref(), catalog);
+        let job = Job { settings, query, parsed: &parsed, catalog, cookie };
         if let Some(entry) = self.cache.get(hash, key) {
-            return Some(Outcome::Reply(self.desk.write(&job, entry, reply)));
+            let verdict = verdict(&self.front, &job, key, entry);
+            return Some(match verdict {
+                Verdict::Send => Outcome::Reply(self.desk.write(&job, entry, reply)),
+                Verdict::Slip => Outcome::Reply(self.slip(&job, reply)),
+                Verdict::Drop => dropped(reply),
+            });
         }
         let name = Name::read(parsed.question)?;
         if let Some((service, entry)) = make(&job, &name) {
-            let answered = self.desk.write(&job, &entry, reply);
+            let outcome = match verdict(&self.front, &job, key, &entry) {
+                Verdict::Send => Outcome::Reply(self.desk.write(&job, &entry, reply)),
+                Verdict::Slip => Outcome::Reply(self.slip(&job, reply)),
+                Verdict::Drop => dropped(reply),
+            };
             self.cache.insert(hash, key, &service, entry);
-            return Some(Outcome::Reply(answered));
+            return Some(outcome);
         }
-        let Parsed { header, question, kind, extensions } = parsed;
-        let asked = Asked { header, question, kind, extensions, name: Ok(Box::new(name)) };
-        Some(Outcome::Reply(respond::respond(settings, query, &asked, catalog, reply)))
+        let asked = parsed.asked(Ok(Box::new(name)));
+        let answered = respond::respond(&self.front, query, &asked, catalog, reply);
+        Some(answered.map_or_else(|| dropped(reply), Outcome::Reply))
     }
+
+    fn slip(&self, job: &Job<'_>, reply: &mut Vec<u8>) -> Answered {
+        let asked = job.parsed.asked(Err(code::NO_ERROR));
+        respond::slip(&self.front, job.query, &asked, job.cookie.as_ref(), reply)
+    }
+}
+
+fn dropped(reply: &mut Vec<u8>) -> Outcome {
+    reply.clear();
+    Outcome::Drop(DropReason::Limited)
+}
+
+/// What the rate limit says to the reply that the entry makes.
+fn verdict(front: &Front, job: &Job<'_>, key: &[u8], entry: &Entry) -> Verdict {
+    let name = &key[..job.parsed.name().len()];
+    let class = match entry {
+        Entry::Empty { .. } => Class::NoData(name),
+        Entry::Addresses(_) | Entry::Places(_) => Class::Data(name),
+    };
+    respond::verdict(front, job.query, job.cookie.as_ref(), class)
 }
 
 /// What the answer depends on beside the catalogue: the name in lower case, the type, where the client stands.
@@ -105,7 +135,7 @@ fn key<'a>(
 }
 
 /// Looks a question up, and makes an entry where its answer can be kept.
-fn make(job: &write::Job<'_>, name: &Name) -> Option<(ServiceName, Entry)> {
+fn make(job: &Job<'_>, name: &Name) -> Option<(ServiceName, Entry)> {
     let (settings, catalog, kind) = (job.settings, job.catalog, job.parsed.kind);
     let place = question::read(name, settings)?;
     let Question::Service(target, by) = &place.question else { return None };
@@ -123,8 +153,10 @@ fn make(job: &write::Job<'_>, name: &Name) -> Option<(ServiceName, Entry)> {
         catalog,
         domain: &settings.domains[place.domain],
         apex: place.apex,
+        reverse: place.reverse,
         kind,
         client: job.query.peer.ip().to_canonical(),
+        random: job.query.random,
     };
     let found = lookup.find(&place.question);
     if !may_keep(target, by, &found) {

@@ -6,7 +6,8 @@
 
 use crate::{
     Query, cookie,
-    message::{self, Extensions, HEADER, Header, option},
+    message::{self, Asked, Extensions, HEADER, Header, option},
+    name::Name,
     wire::kind,
 };
 
@@ -38,6 +39,12 @@ impl<'a> Parsed<'a> {
     /// The name that was asked for, in wire form as it came.
     pub(super) fn name(&self) -> &'a [u8] {
         &self.question[..self.question.len() - 4]
+    }
+
+    /// The same in the form of the full path.
+    pub(super) fn asked(&self, name: Result<Box<Name>, u16>) -> Asked<'a> {
+        let (header, question, kind) = (self.header, self.question, self.kind);
+        Asked { header, question, kind, extensions: self.extensions.clone(), name }
     }
 }
 

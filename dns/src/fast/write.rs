@@ -10,27 +10,29 @@ use crate::{
     choose,
     cookie::Judged,
     lookup::{Lookup, serial},
-    message::{code, option},
-    respond::{ADDRESSES_MAX, PLACES_MAX, addresses_missing, cap, limit, why},
+    message::{HEADER, code, option},
+    respond::{ADDRESSES_MAX, PLACES_MAX, addresses_missing, cap, limit, tells_truncation, why},
     settings::Settings,
-    wire::{Head, Owner, POINTER_MAX, Section, Writer, kind},
+    wire::{Head, Owner, POINTER_MAX, Section, Writer, kind, pointer},
 };
 use rollcall_core::name::Label;
 
 /// From the serial of SOA data to its end (RFC 1035 section 3.3.13).
 const SOA_TAIL: usize = 20;
+/// The label before the second pointer in it.
+const HOSTMASTER: usize = 11;
 
 /// What a thread writes with: memory that is used again for each reply.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Desk {
     chosen: Vec<Pick>,
     /// The targets whose addresses have been written.
     written: Vec<bool>,
     opt: Vec<u8>,
-    /// SOA data of each domain.
-    zones: Vec<Soa>,
+    soa: Soa,
 }
 
+/// SOA data; the zone's name is in it twice, as a pointer.
 #[derive(Debug, Default)]
 struct Soa {
     /// The node that it names.
@@ -45,14 +47,11 @@ pub(super) struct Job<'a> {
     pub query: &'a Query<'a>,
     pub parsed: &'a Parsed<'a>,
     pub catalog: &'a Catalog<'a>,
+    /// What its cookie comes to.
+    pub cookie: Option<Judged>,
 }
 
 impl Desk {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let zones = settings.domains.iter().map(|_| Soa::default()).collect();
-        Self { chosen: Vec::new(), written: Vec::new(), opt: Vec::new(), zones }
-    }
-
     /// Writes the reply that `entry` makes.
     pub(super) fn write(&mut self, job: &Job<'_>, entry: &Entry, reply: &mut Vec<u8>) -> Answered {
         let Job { settings, query, parsed, .. } = *job;
@@ -66,11 +65,12 @@ impl Desk {
         }
         let limit = limit(settings, query.transport, parsed.extensions.as_ref());
         let mut writer = Writer::begin(reply, parsed.question, limit - self.opt.len());
-        let truncated = match entry {
+        let cut = match entry {
             Entry::Empty { domain, apex } => self.nothing(&mut writer, job, *domain, *apex),
             Entry::Addresses(rows) => self.addresses(&mut writer, job, rows),
             Entry::Places(rows) => self.places(&mut writer, job, rows),
         };
+        let truncated = tells_truncation(query, cut);
         let code = code::NO_ERROR;
         let head = Head { query: parsed.header, code, authoritative: true, truncated };
         let opt = (!self.opt.is_empty()).then_some(&self.opt[..]);
@@ -85,16 +85,21 @@ impl Desk {
         domain: usize,
         apex: usize,
     ) -> bool {
-        let Job { settings, catalog, parsed, query } = *job;
-        let (kind, client) = (parsed.kind, query.peer.ip());
-        let domain_of = &settings.domains[domain];
-        let lookup = Lookup { settings, catalog, domain: domain_of, apex, kind, client };
-        let soa = &mut self.zones[domain];
+        let Job { settings, catalog, parsed, query, .. } = *job;
+        let (kind, client, random) = (parsed.kind, query.peer.ip(), query.random);
+        let domain = &settings.domains[domain];
+        let lookup =
+            Lookup { settings, catalog, domain, apex, reverse: false, kind, client, random };
+        let soa = &mut self.soa;
         let node = catalog.nodes.first().map(|node| &node.name);
         if soa.data.is_empty() || soa.node.as_ref() != node {
             *soa = Soa { node: node.cloned(), data: lookup.soa() };
         }
         let at = soa.data.len() - SOA_TAIL;
+        let zone = pointer(HEADER + apex);
+        for pointer in [at - 2, at - 2 - HOSTMASTER - 2] {
+            soa.data[pointer..pointer + 2].copy_from_slice(&zone);
+        }
         soa.data[at..at + 4].copy_from_slice(&serial(catalog.state));
         let what = (kind::SOA, lookup.negative_ttl());
         writer.record(Section::Authority, Owner::Question(apex), what, &soa.data).is_none()
@@ -209,9 +214,7 @@ fn write_opt(out: &mut Vec<u8>, job: &Job<'_>, fail_open: bool) {
     out.extend([0, 0, if extensions.dnssec_ok { 0x80 } else { 0 }, 0]);
     let length = out.len();
     out.extend([0; 2]);
-    let given = extensions.cookie.zip(job.catalog.cookies);
-    if let Some((given, secrets)) = given {
-        let Judged { reply, .. } = given.judge(secrets, job.query.peer.ip(), job.query.unix);
+    if let Some(Judged { reply, .. }) = job.cookie {
         out.extend(option::COOKIE.to_be_bytes());
         out.extend(option_len(reply.len()));
         out.extend(reply);

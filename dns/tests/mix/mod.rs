@@ -11,7 +11,9 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use rollcall_dns::{Fast, Front, Outcome, Query, Settings, Standing, Transport, Truncation};
+use rollcall_dns::{
+    Fast, Front, Outcome, Query, RateLimit, Settings, Standing, Transport, Truncation,
+};
 use std::{fmt, sync::Arc};
 
 /// What was compared.
@@ -30,28 +32,48 @@ pub(crate) struct Tally {
     pub(crate) stale: u64,
     pub(crate) cookies: u64,
     pub(crate) tcp: u64,
+    /// Dropped by the rate limit, or answered by a short reply.
+    pub(crate) limited: u64,
+    pub(crate) slipped: u64,
     /// Queries that got no reply.
     pub(crate) dropped: u64,
 }
 
-/// One round: a catalogue, a front and the fast paths of two threads, one of them with next to no memory.
+/// One round: a catalogue, and nodes that answer from it.
 pub(crate) struct Round {
     given: Given,
-    fast: [Fast; 2],
+    nodes: Vec<Node>,
     dice: StdRng,
     tally: Tally,
+}
+
+/// A front of its own, because the rate limit counts, and its fast path.
+struct Node {
+    front: Arc<Front>,
+    fast: Fast,
+    /// The fast path is asked once in so many queries: a seldom asked one has more changes to catch up with.
+    once_in: u32,
+}
+
+impl Node {
+    fn new(settings: &Settings, memory: usize, once_in: u32, dice: &mut StdRng) -> Self {
+        let front = Arc::new(Front::new(settings.clone()).expect("settings"));
+        Self { fast: Fast::new(front.clone(), memory, dice.random()), front, once_in }
+    }
 }
 
 impl Round {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let settings = settings(&mut dice);
-        let front = Arc::new(Front::new(settings.clone()).expect("settings"));
-        let memory = [Fast::MEMORY, dice.random_range(0..60_000)];
-        let fast = memory.map(|memory| Fast::new(front.clone(), memory, dice.random()));
+        // The usual one, one with next to no memory, one that is mostly behind.
+        let tight = dice.random_range(0..60_000);
+        let nodes = [(Fast::MEMORY, 1), (tight, 1), (Fast::MEMORY, 200)]
+            .map(|(memory, once_in)| Node::new(&settings, memory, once_in, &mut dice))
+            .into();
         let mut given = Given::with(settings);
         world::begin(&mut given, &mut dice);
-        Self { given, fast, dice, tally: Tally::default() }
+        Self { given, nodes, dice, tally: Tally::default() }
     }
 
     /// Compares that many queries, with changes of the catalogue between them.
@@ -83,15 +105,17 @@ impl Round {
         check(&query, settings, full, &expected);
         self.tally.queries += 1;
         self.tally.dropped += u64::from(matches!(full, Outcome::Drop(_)));
-        let mut reply = vec![0xEE; 7];
-        let [usual, tight] = &mut self.fast;
-        if let Some(outcome) = tight.answer(&query, &catalog, &mut reply) {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let mut reply = vec![0xEE; 7];
+            let asked = self.dice.random_ratio(1, node.once_in);
+            let fast = asked.then(|| node.fast.answer(&query, &catalog, &mut reply)).flatten();
+            if at == 0 && fast.is_some() {
+                self.tally.count(&query, &reply, self.given.standing);
+                let slipped = matches!(fast, Some(Outcome::Reply(answered)) if answered.slipped);
+                self.tally.slipped += u64::from(slipped);
+            }
+            let outcome = fast.unwrap_or_else(|| node.front.answer(&query, &catalog, &mut reply));
             same(&query, (full, &expected), (outcome, &reply));
-        }
-        let answered = usual.answer(&query, &catalog, &mut reply);
-        if let Some(outcome) = answered {
-            same(&query, (full, &expected), (outcome, &reply));
-            self.tally.count(&query, &reply, self.given.standing);
         }
     }
 
@@ -142,6 +166,11 @@ fn check(query: &Query<'_>, settings: &Settings, outcome: Outcome, reply: &[u8])
 /// Settings that an operator might have, of some hundred kinds.
 fn settings(dice: &mut StdRng) -> Settings {
     let mut settings = Settings { rate: None, ..Settings::default() };
+    if dice.random_bool(0.5) {
+        let rate = RateLimit { answers: 3, negatives: 3, table: 1_000, ..RateLimit::default() };
+        let exempt = vec!["10.0.0.0/8".parse().expect("a range")];
+        settings.rate = Some(RateLimit { exempt, slip: dice.random_range(0..3), ..rate });
+    }
     if dice.random_bool(0.3) {
         settings.truncation = Truncation::Always;
     }
@@ -168,6 +197,10 @@ fn settings(dice: &mut StdRng) -> Settings {
 impl Tally {
     fn count(&mut self, query: &Query<'_>, reply: &[u8], standing: Standing) {
         self.fast += 1;
+        if reply.is_empty() {
+            self.limited += 1;
+            return;
+        }
         let code = reply[3] & 0x0F;
         self.records += u64::from(code == 0 && reply[6..8] != [0, 0]);
         self.no_data += u64::from(code == 0 && reply[6..8] == [0, 0]);
@@ -191,6 +224,8 @@ impl Tally {
         self.stale += other.stale;
         self.cookies += other.cookies;
         self.tcp += other.tcp;
+        self.limited += other.limited;
+        self.slipped += other.slipped;
         self.dropped += other.dropped;
     }
 }
@@ -200,7 +235,8 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} queries over {} changes, {} answered by the fast path: {} with records, {} NODATA, \
-             {} NXDOMAIN, {} REFUSED, {} truncated, {} stale, {} with a cookie, {} over TCP; {} dropped",
+             {} NXDOMAIN, {} REFUSED, {} truncated, {} stale, {} with a cookie, {} over TCP, {} \
+             limited, {} slipped; {} dropped",
             self.queries,
             self.changes,
             self.fast,
@@ -212,6 +248,8 @@ impl fmt::Display for Tally {
             self.stale,
             self.cookies,
             self.tcp,
+            self.limited,
+            self.slipped,
             self.dropped,
         )
     }
