@@ -1,4 +1,5 @@
 //! The index from addresses to the instances that name them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod given;
 

@@ -7,6 +7,7 @@
 //! * `lookup`, `instances`, `binding`, `reverse`: what there is under a name
 //! * `choose`: which of it is shown, in which order
 //! * `respond`, `wire`: the reply, written record by record within its limit
+//! * [`handler`]: the same answers behind hickory's own server
 //! * `cookie`, `rate`: who has been reached at its address before, and what all others may be sent
 //! * [`Fast`]: the same answers to what is mostly asked, from records that are kept ready
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ pub mod catalog;
 mod choose;
 mod cookie;
 mod fast;
+pub mod handler;
 mod instances;
 mod lookup;
 mod message;

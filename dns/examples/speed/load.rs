@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Microseconds up to which latencies are told apart.
 const SLOWEST: usize = 200_000;
 /// Not counted at the beginning.
-const WARM_UP: Duration = Duration::from_millis(700);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default)]

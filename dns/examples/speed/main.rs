@@ -25,8 +25,8 @@ fn main() -> ExitCode {
         _ => Err(format!(
             "speed {}\nspeed {}\nspeed {}",
             "serve fast|full|hickory PORT SERVICES CHANGES_A_SECOND",
-            "load ADDRESS a|srv|aaaa|mix|random|cookie SERVICES WINDOW RATE_OR_0 SECONDS",
-            "compare [peak] [half] [changes] [flood] [seconds=N]",
+            "load ADDRESS KIND SERVICES WINDOW RATE_OR_0 SECONDS",
+            "compare [peak] [changes] [flood] [seconds=N]",
         )
         .into()),
     };
