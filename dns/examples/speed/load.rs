@@ -97,20 +97,20 @@ fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Result<()> {
 
 /// Makes queries.
 #[derive(Debug, Clone)]
-struct Asker {
+pub(crate) struct Asker {
     kind: &'static str,
     services: usize,
 }
 
 impl Asker {
-    fn new(kind: &str, services: usize) -> Result<Self> {
+    pub(crate) fn new(kind: &str, services: usize) -> Result<Self> {
         const KINDS: [&str; 6] = ["a", "srv", "aaaa", "mix", "random", "cookie"];
         let known = KINDS.iter().find(|known| **known == kind);
         Ok(Self { kind: known.ok_or_else(|| format!("{kind}: one of {KINDS:?}"))?, services })
     }
 
     /// Writes a query and says how many records its answer has to have.
-    fn ask(&self, id: u16, dice: &mut SmallRng, query: &mut Vec<u8>) -> usize {
+    pub(crate) fn ask(&self, id: u16, dice: &mut SmallRng, query: &mut Vec<u8>) -> usize {
         let kind = match (self.kind, dice.random_range(0..100)) {
             // As resolvers ask: half of the addresses twice, services, and what is not there.
             ("mix", 0..60) => "a",

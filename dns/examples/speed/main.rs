@@ -8,6 +8,7 @@
 mod compare;
 mod data;
 mod load;
+mod paths;
 mod serve;
 
 use std::process::ExitCode;
@@ -21,9 +22,10 @@ fn main() -> ExitCode {
             load::load(address, kind, services, window, rate, seconds)
                 .map(|report| println!("{report}"))
         }
+        ["paths", services] => paths::paths(services),
         ["compare", ref wanted @ ..] => compare::compare(wanted),
         _ => Err(format!(
-            "speed {}\nspeed {}\nspeed {}",
+            "speed {}\nspeed {}\nspeed {}\nspeed paths SERVICES",
             "serve fast|full|hickory PORT SERVICES CHANGES_A_SECOND",
             "load ADDRESS KIND SERVICES WINDOW RATE_OR_0 SECONDS",
             "compare [peak] [changes] [flood] [seconds=N]",
