@@ -54,9 +54,9 @@ struct Followed {
 #[derive(Debug)]
 struct Kept {
     key: Box<[u8]>,
-    /// Place of its service in the table of changes, and the turn in which it was built.
+    /// Place of its service in the table of changes, and the last turn in which it was known to hold.
     mark: usize,
-    built: u64,
+    held: u64,
     entry: Entry,
 }
 
@@ -134,17 +134,26 @@ impl Cache {
 
     /// The entry of a key, as long as it holds.
     pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Option<&Entry> {
-        if !self.young.contains_key(&hash) {
-            let kept = self.old.remove(&hash)?;
+        if let Some(kept) = self.old.remove(&hash) {
             self.put(hash, kept);
         }
-        let kept = self.young.get(&hash)?;
-        (*kept.key == *key && self.marks[kept.mark] <= kept.built).then_some(&kept.entry)
+        let kept = self.young.get_mut(&hash)?;
+        if *kept.key != *key {
+            return None;
+        }
+        // What has held in this turn needs no second look.
+        if kept.held != self.turn {
+            if self.marks[kept.mark] > kept.held {
+                return None;
+            }
+            kept.held = self.turn;
+        }
+        Some(&kept.entry)
     }
 
     /// Keeps an entry that was built from what was last followed. One that is larger than half of the memory is not kept.
     pub(super) fn insert(&mut self, hash: u64, key: &[u8], service: &ServiceName, entry: Entry) {
-        let kept = Kept { key: key.into(), mark: mark(service), built: self.turn, entry };
+        let kept = Kept { key: key.into(), mark: mark(service), held: self.turn, entry };
         self.old.remove(&hash);
         self.put(hash, kept);
     }

@@ -6,6 +6,7 @@ use crate::{
     choose::Weighted,
     instances::{Address, Place},
     lookup::{FIXED, Found, Terms, octets},
+    message::code,
     question,
     respond::place_data,
     settings::Domain,
@@ -26,8 +27,10 @@ pub(super) const TARGET: usize = RECORD_HEAD + SRV_HEAD;
 /// What one question comes to.
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// The name is there, and holds nothing of that type.
-    Empty {
+    /// There is no such name, or nothing of that type.
+    Nothing {
+        /// Which of them.
+        code: u16,
         /// The zone that says so.
         domain: usize,
         /// Where its name begins in the name that was asked.
@@ -44,10 +47,11 @@ pub(super) enum Entry {
 pub(super) struct Rows {
     /// Where each record stands, and what it weighs; by tier, then by identity.
     pub picks: Box<[Pick]>,
-    /// The records of the answer, in that order.
-    pub records: Box<[u8]>,
-    /// The address records of the targets, in that order; the first two bytes of each are to become its owner.
-    pub glue: Box<[u8]>,
+    /// The records of the answer in that order, then the address records of the targets in that order; the first two
+    /// bytes of each of these are to become its owner.
+    bytes: Box<[u8]>,
+    /// Where the latter begin.
+    glue: usize,
     /// Whether all fail open.
     pub fail_open: bool,
     /// Whether all have one tier, one weight and one size, and no two targets are one: then their order is a matter of
@@ -99,31 +103,33 @@ impl Pick {
 }
 
 impl Entry {
-    /// An entry of what was found; `None` where it is none of what is kept.
+    /// An entry of what was found; `None`: rows of rare types are none.
     pub(super) fn new(
         found: Found,
         place: &question::Place<'_>,
         kind: u16,
         domain: &Domain,
     ) -> Option<Self> {
+        let nothing = |code| Self::Nothing { code, domain: place.domain, apex: place.apex };
         match found {
-            Found::Empty => Some(Self::Empty { domain: place.domain, apex: place.apex }),
+            Found::Unknown => Some(nothing(code::NX_DOMAIN)),
+            Found::Empty => Some(nothing(code::NO_ERROR)),
             Found::Addresses(addresses, terms) => {
                 Some(Self::Addresses(Rows::addresses(addresses, kind, terms)))
             }
             Found::Places(places, terms) => {
                 Some(Self::Places(Rows::places(places, domain.wire(), terms)))
             }
-            Found::Unknown | Found::Rows(..) => None,
+            Found::Rows(..) => None,
         }
     }
 
     /// Bytes that it takes behind its pointers.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Empty { .. } => 0,
+            Self::Nothing { .. } => 0,
             Self::Addresses(rows) | Self::Places(rows) => {
-                rows.records.len() + rows.glue.len() + size_of_val(&*rows.picks)
+                rows.bytes.len() + size_of_val(&*rows.picks)
             }
         }
     }
@@ -132,15 +138,14 @@ impl Entry {
 impl Rows {
     fn addresses(mut addresses: Vec<Address>, kind: u16, terms: Terms) -> Self {
         addresses.sort_by_key(Weighted::identity);
-        let mut rows = Self::empty(addresses.len(), terms);
+        let rows = Self::empty(addresses.len(), terms);
         let (mut records, mut picks) = (Vec::new(), Vec::new());
         for address in &addresses {
             let at = records.len();
             record(&mut records, OWNER, (kind, terms.ttl), &octets(address.ip));
             picks.push(pick(address, at..records.len(), 0..0, 0));
         }
-        rows.records = records.into();
-        rows.finish(picks)
+        rows.finish(picks, records, &[])
     }
 
     fn places(mut places: Vec<Place>, domain: &[u8], terms: Terms) -> Self {
@@ -158,23 +163,24 @@ impl Rows {
             picks.push(pick(place, at..records.len(), glue_at..glue.len(), target));
         }
         rows.targets = targets.len();
-        rows.records = records.into();
-        rows.glue = glue.into();
-        rows.finish(picks)
+        rows.finish(picks, records, &glue)
     }
 
     fn empty(targets: usize, terms: Terms) -> Self {
         Self {
             picks: Box::default(),
-            records: Box::default(),
-            glue: Box::default(),
+            bytes: Box::default(),
+            glue: 0,
             fail_open: terms.fail_open,
             level: false,
             targets,
         }
     }
 
-    fn finish(mut self, picks: Vec<Pick>) -> Self {
+    fn finish(mut self, picks: Vec<Pick>, mut records: Vec<u8>, glue: &[u8]) -> Self {
+        self.glue = records.len();
+        records.extend(glue);
+        self.bytes = records.into();
         self.level = self.targets == picks.len()
             && picks.windows(2).all(|pair| {
                 let [a, b] = pair else { return true };
@@ -187,16 +193,26 @@ impl Rows {
         self
     }
 
+    /// All records of the answer.
+    pub(super) fn records(&self) -> &[u8] {
+        &self.bytes[..self.glue]
+    }
+
+    /// All address records of the targets.
+    pub(super) fn glues(&self) -> &[u8] {
+        &self.bytes[self.glue..]
+    }
+
     /// The record of a pick.
     pub(super) fn record(&self, pick: &Pick) -> &[u8] {
         let at = pick.at as usize;
-        &self.records[at..at + pick.size()]
+        &self.records()[at..at + pick.size()]
     }
 
     /// The record of its target.
     pub(super) fn glue(&self, pick: &Pick) -> &[u8] {
         let at = pick.glue as usize;
-        &self.glue[at..at + pick.glue_size()]
+        &self.glues()[at..at + pick.glue_size()]
     }
 }
 

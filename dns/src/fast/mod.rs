@@ -10,12 +10,12 @@ mod parse;
 mod write;
 
 use crate::{
-    Answered, Catalog, DropReason, Front, Outcome, Query, Standing,
+    Catalog, DropReason, Front, Outcome, Query, Standing,
     instances::service_name,
     lookup::{Found, Lookup},
     message::code,
     name::Name,
-    question::{self, Question, Select, Target},
+    question::{self, Question, Select},
     rate::{Class, Verdict},
     respond,
     settings::Settings,
@@ -30,6 +30,9 @@ use write::{Desk, Job};
 
 /// Longest key: a name, a type, a locality.
 const KEY_MAX: usize = 255 + 2 + 4;
+
+/// Types that are asked for often. Whoever asks for others makes up as many as there are.
+const KINDS: [u16; 6] = [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, kind::HTTPS];
 
 /// The fast path of one thread.
 #[derive(Debug)]
@@ -69,47 +72,50 @@ impl Fast {
         let cookie = respond::judge_cookie(query, parsed.extensions.as_ref(), catalog);
         let job = Job { settings, query, parsed: &parsed, catalog, cookie };
         if let Some(entry) = self.cache.get(hash, key) {
-            let verdict = verdict(&self.front, &job, key, entry);
-            return Some(match verdict {
-                Verdict::Send => Outcome::Reply(self.desk.write(&job, entry, reply)),
-                Verdict::Slip => Outcome::Reply(self.slip(&job, reply)),
-                Verdict::Drop => dropped(reply),
-            });
+            return Some(reply_from(&self.front, &mut self.desk, &job, (key, entry), reply));
         }
         let name = Name::read(parsed.question)?;
-        if let Some((service, entry)) = make(&job, &name) {
-            let outcome = match verdict(&self.front, &job, key, &entry) {
-                Verdict::Send => Outcome::Reply(self.desk.write(&job, &entry, reply)),
-                Verdict::Slip => Outcome::Reply(self.slip(&job, reply)),
-                Verdict::Drop => dropped(reply),
-            };
-            self.cache.insert(hash, key, &service, entry);
+        if let Some(Made { entry, keep }) = make(&job, &name) {
+            let outcome = reply_from(&self.front, &mut self.desk, &job, (key, &entry), reply);
+            if let Some(service) = keep {
+                self.cache.insert(hash, key, &service, entry);
+            }
             return Some(outcome);
         }
         let asked = parsed.asked(Ok(Box::new(name)));
         let answered = respond::respond(&self.front, query, &asked, catalog, reply);
         Some(answered.map_or_else(|| dropped(reply), Outcome::Reply))
     }
+}
 
-    fn slip(&self, job: &Job<'_>, reply: &mut Vec<u8>) -> Answered {
-        let asked = job.parsed.asked(Err(code::NO_ERROR));
-        respond::slip(&self.front, job.query, &asked, job.cookie.as_ref(), reply)
+/// Writes the reply that an entry makes, or what the rate limit wants in its place.
+fn reply_from(
+    front: &Front,
+    desk: &mut Desk,
+    job: &Job<'_>,
+    (key, entry): (&[u8], &Entry),
+    reply: &mut Vec<u8>,
+) -> Outcome {
+    let name = &key[..job.parsed.name().len()];
+    let class = match entry {
+        Entry::Nothing { code: code::NX_DOMAIN, .. } => Class::Unknown,
+        Entry::Nothing { .. } => Class::NoData(name),
+        Entry::Addresses(_) | Entry::Places(_) => Class::Data(name),
+    };
+    match respond::verdict(front, job.query, job.cookie.as_ref(), class) {
+        Verdict::Send => Outcome::Reply(desk.write(job, entry, reply)),
+        Verdict::Slip => {
+            let asked = job.parsed.asked(Err(code::NO_ERROR));
+            let cookie = job.cookie.as_ref();
+            Outcome::Reply(respond::slip(front, job.query, &asked, cookie, reply))
+        }
+        Verdict::Drop => dropped(reply),
     }
 }
 
 fn dropped(reply: &mut Vec<u8>) -> Outcome {
     reply.clear();
     Outcome::Drop(DropReason::Limited)
-}
-
-/// What the rate limit says to the reply that the entry makes.
-fn verdict(front: &Front, job: &Job<'_>, key: &[u8], entry: &Entry) -> Verdict {
-    let name = &key[..job.parsed.name().len()];
-    let class = match entry {
-        Entry::Empty { .. } => Class::NoData(name),
-        Entry::Addresses(_) | Entry::Places(_) => Class::Data(name),
-    };
-    respond::verdict(front, job.query, job.cookie.as_ref(), class)
 }
 
 /// What the answer depends on beside the catalogue: the name in lower case, the type, where the client stands.
@@ -134,18 +140,31 @@ fn key<'a>(
     &buffer[..end + 6]
 }
 
-/// Looks a question up, and makes an entry where its answer can be kept.
-fn make(job: &Job<'_>, name: &Name) -> Option<(ServiceName, Entry)> {
+/// An entry that was made for a query.
+struct Made {
+    entry: Entry,
+    /// The service that it stands and falls with; `None`: it is not kept.
+    keep: Option<ServiceName>,
+}
+
+/// Looks a question up. `None`: it is of a rare kind, and the full path looks it up.
+fn make(job: &Job<'_>, name: &Name) -> Option<Made> {
     let (settings, catalog, kind) = (job.settings, job.catalog, job.parsed.kind);
     let place = question::read(name, settings)?;
-    let Question::Service(target, by) = &place.question else { return None };
-    if !matches!(kind, kind::A | kind::AAAA | kind::SRV | kind::TXT | kind::SVCB | kind::HTTPS) {
-        return None;
+    match place.question {
+        Question::Service(..) if !KINDS.contains(&kind) => return None,
+        Question::Service(..)
+        | Question::WithinService(_)
+        | Question::Nothing
+        | Question::Empty => {}
+        Question::Apex
+        | Question::Instance(..)
+        | Question::Node(_)
+        | Question::Address(_)
+        | Question::ServiceTypes(_)
+        | Question::Reverse(_) => return None,
     }
-    let service = service_name(target)?;
-    // A service without instances may be forgotten without an event.
-    let known = catalog.state.service(&service)?;
-    if known.instances.is_empty() {
+    if place.reverse {
         return None;
     }
     let lookup = Lookup {
@@ -153,26 +172,29 @@ fn make(job: &Job<'_>, name: &Name) -> Option<(ServiceName, Entry)> {
         catalog,
         domain: &settings.domains[place.domain],
         apex: place.apex,
-        reverse: place.reverse,
+        reverse: false,
         kind,
         client: job.query.peer.ip().to_canonical(),
         random: job.query.random,
     };
     let found = lookup.find(&place.question);
-    if !may_keep(target, by, &found) {
-        return None;
-    }
-    Some((service, Entry::new(found, &place, kind, lookup.domain)?))
+    let keep = may_keep(catalog, &place.question, &found);
+    Some(Made { entry: Entry::new(found, &place, kind, lookup.domain)?, keep })
 }
 
-/// Whether there are only so many names like this one as the catalogue has words. Others could be made up without end, and
-/// would drive the useful ones out.
-fn may_keep(target: &Target<'_>, by: &Select<'_>, found: &Found) -> bool {
+/// The service that the entry stands and falls with, if there are only so many names like this one as the catalogue has
+/// words. Others could be made up without end, and would drive the useful ones out.
+fn may_keep(catalog: &Catalog<'_>, question: &Question<'_>, found: &Found) -> Option<ServiceName> {
+    let Question::Service(target, by) = question else { return None };
     let nothing = matches!(found, Found::Empty);
-    match by {
+    let bounded = match by {
         Select::Tags(tags) if tags.len() > 1 => false,
         Select::Tags(tags) if tags.is_empty() => !nothing || target.zone.is_none(),
         Select::Transport { .. } => !nothing || target.zone.is_none(),
         Select::Tags(_) | Select::Port(..) | Select::Word(_) => !nothing,
-    }
+    };
+    let service = bounded.then(|| service_name(target)).flatten()?;
+    // One without instances may be forgotten without an event.
+    let stays = !catalog.state.service(&service)?.instances.is_empty();
+    stays.then_some(service)
 }

@@ -56,7 +56,7 @@ impl Desk {
     pub(super) fn write(&mut self, job: &Job<'_>, entry: &Entry, reply: &mut Vec<u8>) -> Answered {
         let Job { settings, query, parsed, .. } = *job;
         let fail_open = match entry {
-            Entry::Empty { .. } => false,
+            Entry::Nothing { .. } => false,
             Entry::Addresses(rows) | Entry::Places(rows) => rows.fail_open,
         };
         self.opt.clear();
@@ -66,12 +66,15 @@ impl Desk {
         let limit = limit(settings, query.transport, parsed.extensions.as_ref());
         let mut writer = Writer::begin(reply, parsed.question, limit - self.opt.len());
         let cut = match entry {
-            Entry::Empty { domain, apex } => self.nothing(&mut writer, job, *domain, *apex),
+            Entry::Nothing { domain, apex, .. } => self.nothing(&mut writer, job, *domain, *apex),
             Entry::Addresses(rows) => self.addresses(&mut writer, job, rows),
             Entry::Places(rows) => self.places(&mut writer, job, rows),
         };
         let truncated = tells_truncation(query, cut);
-        let code = code::NO_ERROR;
+        let code = match entry {
+            Entry::Nothing { code, .. } => *code,
+            Entry::Addresses(_) | Entry::Places(_) => code::NO_ERROR,
+        };
         let head = Head { query: parsed.header, code, authoritative: true, truncated };
         let opt = (!self.opt.is_empty()).then_some(&self.opt[..]);
         writer.finish(&head, 1, opt);
@@ -108,9 +111,9 @@ impl Desk {
     fn addresses(&mut self, writer: &mut Writer<'_>, job: &Job<'_>, rows: &Rows) -> bool {
         let most = cap(job.settings.address_limit, ADDRESSES_MAX);
         let all = rows.picks.len();
-        let shown = if rows.level && all <= most && rows.records.len() <= writer.room() {
+        let shown = if rows.level && all <= most && rows.records().len() <= writer.room() {
             let start = choose::start(&mut choose::dice(job.query.random), all);
-            turned(writer, Section::Answer, &rows.records, (start, all));
+            turned(writer, Section::Answer, rows.records(), (start, all));
             all
         } else {
             self.choose(writer, job, rows, most);
@@ -125,7 +128,7 @@ impl Desk {
     fn places(&mut self, writer: &mut Writer<'_>, job: &Job<'_>, rows: &Rows) -> bool {
         let all = rows.picks.len();
         let wanted = all.min(cap(job.settings.srv_limit, PLACES_MAX));
-        let size = rows.records.len() + rows.glue.len();
+        let size = rows.records().len() + rows.glues().len();
         if rows.level && all == wanted && size <= writer.room() && size < POINTER_MAX / 2 {
             level_places(writer, job, rows);
             return false;
@@ -176,9 +179,9 @@ fn turned(
 fn level_places(writer: &mut Writer<'_>, job: &Job<'_>, rows: &Rows) {
     let count = rows.picks.len();
     let start = choose::start(&mut choose::dice(job.query.random), count);
-    let record = turned(writer, Section::Answer, &rows.records, (start, count));
-    let glue = turned(writer, Section::Additional, &rows.glue, (start, count));
-    let (size, glue_size) = (rows.records.len() / count, rows.glue.len() / count);
+    let record = turned(writer, Section::Answer, rows.records(), (start, count));
+    let glue = turned(writer, Section::Additional, rows.glues(), (start, count));
+    let (size, glue_size) = (rows.records().len() / count, rows.glues().len() / count);
     for i in 0..count {
         writer.point(glue + i * glue_size, record + i * size + TARGET);
     }
