@@ -181,15 +181,14 @@ fn median(seen: &[Seen], of: impl Fn(&Seen) -> f64) -> Option<f64> {
 // === Servers and load ===
 
 fn measure(server: &Server, kind: &str, window: &str, rate: f64, seconds: &str) -> Result<Seen> {
-    // The first answer may take long: the server may still be reading its data.
-    run(asker(server, "a", "1", 10.0, "0"))?;
+    // Once before: the server may still be reading its data, and ours keeps an answer from its first query on.
+    run(asker(server, kind, window, 0.0, "0"))?;
     let before = ticks(server)?;
     let report = run(asker(server, kind, window, rate, seconds))?;
     let took = (ticks(server)? - before) / TICKS;
-    let seconds: f64 = seconds.parse()?;
-    // The warm-up is loaded as the rest is.
-    let answers = report.answers * (seconds + crate::load::WARM_UP.as_secs_f64());
-    Ok(Seen { report, cost: took * 1e6 / answers.max(1.0) })
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    let answers = report.total.max(1) as f64;
+    Ok(Seen { report, cost: took * 1e6 / answers })
 }
 
 fn asker(server: &Server, kind: &str, window: &str, rate: f64, seconds: &str) -> Command {

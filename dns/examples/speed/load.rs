@@ -24,8 +24,10 @@ const BATCH: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Microseconds up to which latencies are told apart.
 const SLOWEST: usize = 200_000;
-/// Not counted at the beginning.
-pub(crate) const WARM_UP: Duration = Duration::from_millis(700);
+/// Not counted at the beginning: so long, and until every service has been asked for.
+const WARM_UP: Duration = Duration::from_millis(700);
+/// But no longer than this.
+const WARM_UP_MOST: Duration = Duration::from_secs(20);
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,14 +37,16 @@ pub(crate) struct Report {
     pub(crate) p99: usize,
     pub(crate) lost: u64,
     pub(crate) wrong: u64,
+    /// Answers in all, the beginning with them.
+    pub(crate) total: u64,
     /// Share of looks that found nothing to receive.
     pub(crate) idle: f64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { answers, p50, p99, lost, wrong, idle } = self;
-        write!(f, "{answers:.0} {p50} {p99} {lost} {wrong} {idle:.2}")
+        let Self { answers, p50, p99, lost, wrong, total, idle } = self;
+        write!(f, "{answers:.0} {p50} {p99} {lost} {wrong} {total} {idle:.2}")
     }
 }
 
@@ -56,6 +60,7 @@ impl Report {
             p99: next()?.parse().ok()?,
             lost: next()?.parse().ok()?,
             wrong: next()?.parse().ok()?,
+            total: next()?.parse().ok()?,
             idle: next()?.parse().ok()?,
         })
     }
@@ -84,7 +89,12 @@ fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Result<()> {
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let (began, mut query, mut reply) = (Instant::now(), Vec::new(), [0; 4096]);
     while began.elapsed() < Duration::from_secs(120) {
-        Asker { kind: "a", ..asker.clone() }.ask(0, &mut SmallRng::seed_from_u64(1), &mut query);
+        Asker { kind: "a", ..asker.clone() }.ask(
+            0,
+            None,
+            &mut SmallRng::seed_from_u64(1),
+            &mut query,
+        );
         // A server that is not there yet refuses; that is no error here.
         let answered = socket.send(&query).is_ok() && socket.recv(&mut reply).is_ok();
         if answered && reply[3] & 0x0F == 0 && reply[7] > 0 {
@@ -109,8 +119,14 @@ impl Asker {
         Ok(Self { kind: known.ok_or_else(|| format!("{kind}: one of {KINDS:?}"))?, services })
     }
 
-    /// Writes a query and says how many records its answer has to have.
-    pub(crate) fn ask(&self, id: u16, dice: &mut SmallRng, query: &mut Vec<u8>) -> usize {
+    /// Writes a query, about that service or any, and says how many records its answer has to have.
+    pub(crate) fn ask(
+        &self,
+        id: u16,
+        about: Option<usize>,
+        dice: &mut SmallRng,
+        query: &mut Vec<u8>,
+    ) -> usize {
         let kind = match (self.kind, dice.random_range(0..100)) {
             // As resolvers ask: half of the addresses twice, services, and what is not there.
             ("mix", 0..60) => "a",
@@ -121,7 +137,7 @@ impl Asker {
         };
         let name = match kind {
             "random" => format!("r{:016x}", dice.random::<u64>()),
-            _ => service(dice.random_range(0..self.services)),
+            _ => service(about.unwrap_or_else(|| dice.random_range(0..self.services))),
         };
         let (number, records): (u16, usize) = match kind {
             "aaaa" => (28, 0),
@@ -156,6 +172,9 @@ struct Run {
     free: Vec<VecDeque<u16>>,
     places: Vec<Place>,
     waits: Vec<u32>,
+    /// Queries sent, answers received, and those that count.
+    sent: usize,
+    total: u64,
     counted: u64,
     counting: bool,
     lost: u64,
@@ -190,6 +209,8 @@ impl Run {
             free,
             places: vec![Place { sent: None, turn: 0, records: 0 }; window.into()],
             waits: vec![0; SLOWEST + 1],
+            sent: 0,
+            total: 0,
             counted: 0,
             counting: false,
             lost: 0,
@@ -205,8 +226,13 @@ impl Run {
         let mut headers =
             (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
         let (began, mut sent, mut swept) = (Instant::now(), 0_u64, Instant::now());
-        while began.elapsed() < WARM_UP + length {
-            self.counting = began.elapsed() >= WARM_UP;
+        let mut counted_from = None;
+        while counted_from.is_none_or(|from: Instant| from.elapsed() < length) {
+            let asked = self.sent >= 4 * self.asker.services || began.elapsed() > WARM_UP_MOST;
+            if counted_from.is_none() && asked && began.elapsed() > WARM_UP {
+                counted_from = Some(Instant::now());
+                self.counting = true;
+            }
             for socket in 0..SOCKETS {
                 self.receive(socket, &mut headers.0)?;
                 let due = if rate > 0.0 {
@@ -257,6 +283,7 @@ impl Run {
             let Some(sent) = place.sent.filter(|_| place.turn == turn) else { continue };
             place.sent = None;
             self.free[socket].push_back(at);
+            self.total += 1;
             if self.counting {
                 let records = usize::from(u16::from_be_bytes([a0, a1]));
                 let failed = !matches!(flags & 0x0F, 0 | 3);
@@ -287,7 +314,12 @@ impl Run {
             let place = &mut self.places[usize::from(at)];
             place.turn = (place.turn + 1) & 0x0F;
             place.sent = Some(now);
-            place.records = self.asker.ask(at | place.turn << 12, dice, query);
+            // A mix needs some rounds before most have been asked for in most ways.
+            let rounds = if self.asker.kind == "mix" { 4 } else { 1 };
+            let first = self.sent < rounds * self.asker.services;
+            let about = first.then(|| self.sent % self.asker.services);
+            self.sent += 1;
+            place.records = self.asker.ask(at | place.turn << 12, about, dice, query);
         }
         let slices: Vec<[IoSlice<'_>; 1]> =
             queries.iter().map(|query| [IoSlice::new(query)]).collect();
@@ -328,6 +360,7 @@ impl Run {
             p99: at(0.99),
             lost: self.lost,
             wrong: self.wrong,
+            total: self.total,
             idle: self.empty as f64 / self.looks.max(1) as f64,
         }
     }

@@ -33,7 +33,7 @@ pub(crate) fn paths(services: &str) -> Result<(), Box<dyn Error>> {
         let queries: Vec<Vec<u8>> = (0..QUERIES)
             .map(|_| {
                 let mut query = Vec::new();
-                asker.ask(1, &mut dice, &mut query);
+                asker.ask(1, None, &mut dice, &mut query);
                 query
             })
             .collect();
