@@ -127,6 +127,11 @@ impl Cache {
         true
     }
 
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     /// The hash under which the key is kept.
     pub(super) fn hash(&self, key: &[u8]) -> u64 {
         xxh3_64_with_seed(key, self.seed)
@@ -197,4 +202,65 @@ fn mark(service: &ServiceName) -> usize {
     hash.update(b".");
     hash.update(service.service.as_str().as_bytes());
     usize::try_from(hash.digest() % MARKS as u64).expect("below the number of places")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    const MEMORY: usize = 64 * 1024;
+
+    fn nothing(apex: usize) -> Entry {
+        Entry::Nothing { code: 0, domain: 0, apex }
+    }
+
+    fn service() -> ServiceName {
+        ServiceName::parse("", "web").expect("a name")
+    }
+
+    fn apex(entry: Option<&Entry>) -> Option<usize> {
+        match entry? {
+            Entry::Nothing { apex, .. } => Some(*apex),
+            Entry::Addresses(_) | Entry::Places(_) => None,
+        }
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound_and_what_is_asked_for_stays() {
+        let mut cache = Cache::new(MEMORY, 1);
+        let mut dice = StdRng::seed_from_u64(1);
+        let mut flips = 0;
+        cache.insert(0, b"often", &service(), nothing(7));
+        for i in 0..20_000_u64 {
+            let key = vec![0; dice.random_range(1..255)];
+            let before = cache.young.len();
+            cache.insert(1 + i, &key, &service(), nothing(0));
+            flips += usize::from(cache.young.len() < before);
+            assert_eq!(apex(cache.get(0, b"often")), Some(7), "{i}");
+            let kept = cache.young.values().chain(cache.old.values()).map(Kept::size);
+            assert!(kept.sum::<usize>() <= MEMORY);
+            let slots = cache.young.capacity() + cache.old.capacity();
+            assert!(slots * size_of::<(u64, Kept)>() <= MEMORY, "{slots} slots");
+        }
+        assert!(flips > 100, "the bound was reached {flips} times");
+    }
+
+    #[test]
+    fn an_entry_that_is_larger_than_the_memory_is_not_kept() {
+        let mut cache = Cache::new(1_000, 1);
+        cache.insert(0, &[0; 400], &service(), nothing(7));
+        assert!(cache.get(0, &[0; 400]).is_none());
+        assert_eq!(cache.bytes, 0);
+    }
+
+    #[test]
+    fn two_questions_with_one_hash_are_told_apart() {
+        let mut cache = Cache::new(MEMORY, 1);
+        cache.insert(0, b"one", &service(), nothing(1));
+        assert!(cache.get(0, b"two").is_none());
+        cache.insert(0, b"two", &service(), nothing(2));
+        assert_eq!(apex(cache.get(0, b"two")), Some(2));
+        assert!(cache.get(0, b"one").is_none());
+    }
 }

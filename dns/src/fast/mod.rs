@@ -52,6 +52,11 @@ impl Fast {
         Self { front, cache: Cache::new(memory, seed), desk: Desk::default() }
     }
 
+    /// Number of answers that are kept ready.
+    pub fn kept(&self) -> usize {
+        self.cache.len()
+    }
+
     /// Answers a query as [`Front::answer`] would, if it is a plain one. `None`: it is not, and that one is to be asked;
     /// then nothing has happened, and what stands in `reply` means nothing.
     pub fn answer(

@@ -120,3 +120,72 @@ fn extensions(bytes: &[u8]) -> Option<Extensions> {
     }
     options.is_empty().then_some(extensions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Transport;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    /// A query for `a.b` with one OPT record and a cookie.
+    const PLAIN: &[u8] = b"\x12\x34\x01\x20\0\x01\0\0\0\0\0\x01\x01a\x01B\0\0\x01\0\x01\
+        \0\0\x29\x04\xd0\0\0\x80\0\0\x0c\0\x0a\0\x0812345678";
+
+    fn query(bytes: &[u8]) -> Query<'_> {
+        Query {
+            bytes,
+            peer: "10.0.0.1:4242".parse().expect("an address"),
+            transport: Transport::Udp,
+            now: Duration::ZERO,
+            unix: 0,
+            random: 0,
+        }
+    }
+
+    /// What both readers make of a query, in text; `None` where the fast one leaves it to the other.
+    fn both(bytes: &[u8]) -> Option<(String, String)> {
+        let query = query(bytes);
+        let fast = parse(&query)?;
+        let name = Name::read(fast.question).expect("a name");
+        let full = message::read(&query).expect("a query");
+        Some((format!("{:?}", fast.asked(Ok(Box::new(name)))), format!("{full:?}")))
+    }
+
+    #[test]
+    fn a_plain_query_is_read_as_the_full_path_reads_it() {
+        let (fast, full) = both(PLAIN).expect("a plain query");
+        assert_eq!(fast, full);
+        assert!(fast.contains("payload: 1232") && fast.contains("dnssec_ok: true"), "{fast}");
+    }
+
+    #[test]
+    fn a_query_that_is_cut_short_or_followed_by_something_is_left_to_the_full_path() {
+        for end in 0..PLAIN.len() {
+            assert!(parse(&query(&PLAIN[..end])).is_none(), "{end} bytes");
+        }
+        assert!(parse(&query(&[PLAIN, b"\0"].concat())).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_at_all_is_read_as_the_full_path_reads_it(
+            changes in prop::collection::vec((0..PLAIN.len(), any::<u8>()), 0..4),
+        ) {
+            let mut bytes = PLAIN.to_vec();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            if let Some((fast, full)) = both(&bytes) {
+                prop_assert_eq!(fast, full);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_left(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Some((fast, full)) = both(&bytes) {
+                prop_assert_eq!(fast, full);
+            }
+        }
+    }
+}
