@@ -37,6 +37,7 @@ pub use settings::{Domain, RateLimit, Settings, Truncation};
 
 use rate::Limiter;
 use rollcall_core::name::Invalid;
+use settings::Localities;
 use std::{net::SocketAddr, time::Duration};
 
 /// How a query came.
@@ -104,6 +105,7 @@ pub enum DropReason {
 #[derive(Debug)]
 pub struct Front {
     settings: Settings,
+    localities: Localities,
     limiter: Option<Limiter>,
 }
 
@@ -112,7 +114,7 @@ impl Front {
     pub fn new(settings: Settings) -> Result<Self, Invalid> {
         let settings = settings.checked()?;
         let limiter = settings.rate.as_ref().map(Limiter::new);
-        Ok(Self { settings, limiter })
+        Ok(Self { localities: Localities::new(&settings), limiter, settings })
     }
 
     /// The settings in force.

@@ -15,6 +15,7 @@ use hickory_proto::rr::{
 };
 use rollcall_core::{
     Service, State,
+    instance::Locality,
     name::{Label, ServiceName},
     record::Record,
 };
@@ -83,6 +84,8 @@ pub(crate) struct Lookup<'a> {
     pub kind: u16,
     /// Who asks.
     pub client: IpAddr,
+    /// Where the client stands, if that is known.
+    pub locality: Option<&'a Locality>,
     /// Random bits of the query.
     pub random: u64,
 }
@@ -216,8 +219,7 @@ impl Lookup<'_> {
         if self.kind == kind::ANY {
             return self.any();
         }
-        let client = self.settings.locality(self.client);
-        let shown = shown(service, target, by, client);
+        let shown = shown(service, target, by, self.locality);
         let terms = self.service_terms(service, &shown);
         let found = |empty: bool, found: Found| if empty { Found::Empty } else { found };
         match self.kind {

@@ -7,7 +7,7 @@ use crate::{
     cookie::Judged,
     instances::{Address, Place},
     lookup::{FIXED, Found, Lookup, Row, Terms, octets},
-    message::{Asked, Extensions, code, option},
+    message::{Asked, Extensions, HEADER, code, option},
     question,
     rate::{Class, Verdict},
     settings::{Settings, Truncation},
@@ -50,7 +50,7 @@ pub(crate) fn respond(
     out: &mut Vec<u8>,
 ) -> Option<Answered> {
     let cookie = judge_cookie(query, asked.extensions.as_ref(), catalog);
-    let reply = look_up(front.settings(), query, asked, catalog);
+    let reply = look_up(front, query, asked, catalog);
     match verdict(front, query, cookie.as_ref(), class(asked, &reply)) {
         Verdict::Send => Some(write_reply(front, query, asked, (cookie.as_ref(), &reply), out)),
         Verdict::Slip => Some(slip(front, query, asked, cookie.as_ref(), out)),
@@ -94,11 +94,13 @@ fn write_reply(
     out: &mut Vec<u8>,
 ) -> Answered {
     let settings = front.settings();
+    let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let opt = asked.extensions.as_ref().map(|extensions| {
-        let options = options(settings, query.transport, extensions, cookie, &reply.why);
+        let mut options = options(settings, query.transport, extensions, cookie, &reply.why);
+        let mut room = option_room(limit, asked.question);
+        options.retain(|(_, data)| option_fits(&mut room, data.len()));
         wire::opt(settings.udp_payload, reply.code, extensions.dnssec_ok, &options)
     });
-    let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let limit = limit - opt.as_ref().map_or(0, Vec::len);
     let mut writer = Writer::begin(out, asked.question, limit);
     let cut = write(&mut writer, settings, query, reply);
@@ -109,6 +111,17 @@ fn write_reply(
     let head = Head { query: asked.header, code: reply.code, authoritative, truncated };
     writer.finish(&head, u16::from(!asked.question.is_empty()), opt.as_deref());
     Answered { kind: asked.kind, code: reply.code, truncated, slipped }
+}
+
+/// How much of a reply may be options. The longest question leaves room for the most important ones alone.
+pub(crate) fn option_room(limit: usize, question: &[u8]) -> usize {
+    (limit - HEADER - question.len()) / 2
+}
+
+/// Whether an option fits into what is left of that room, which is then less.
+pub(crate) fn option_fits(room: &mut usize, data: usize) -> bool {
+    let left = room.checked_sub(4 + data);
+    left.map(|left| *room = left).is_some()
 }
 
 /// Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
@@ -158,11 +171,12 @@ pub(crate) fn judge_cookie(
 }
 
 fn look_up<'a>(
-    settings: &'a Settings,
+    front: &'a Front,
     query: &Query<'_>,
     asked: &Asked<'_>,
     catalog: &'a Catalog<'a>,
 ) -> Reply<'a> {
+    let settings = front.settings();
     let name = match &asked.name {
         Ok(name) => name,
         Err(code) => return Reply::refused(*code, None),
@@ -173,6 +187,7 @@ fn look_up<'a>(
     if catalog.standing == Standing::Unready {
         return Reply::refused(code::SERV_FAIL, Some(why::NOT_READY));
     }
+    let client = query.peer.ip().to_canonical();
     let lookup = Lookup {
         settings,
         catalog,
@@ -180,7 +195,8 @@ fn look_up<'a>(
         apex: place.apex,
         reverse: place.reverse,
         kind: asked.kind,
-        client: query.peer.ip().to_canonical(),
+        client,
+        locality: front.localities.of(client),
         random: query.random,
     };
     let found = lookup.find(&place.question);
@@ -200,6 +216,7 @@ fn look_up<'a>(
     Reply { lookup: Some(lookup), code, found, why: reasons, slipped: false }
 }
 
+/// The options of a reply, the most important ones first.
 fn options(
     settings: &Settings,
     transport: Transport,

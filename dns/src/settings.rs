@@ -6,7 +6,7 @@ use rollcall_core::{
     instance::Locality,
     name::{Invalid, Label},
 };
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 /// How replies look that do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,17 +218,52 @@ impl Settings {
         }
         Ok(self)
     }
+}
 
-    /// Where the client stands; all parts unknown where no prefix holds it.
-    pub fn locality(&self, client: IpAddr) -> Option<&Locality> {
-        self.locality_index(client).map(|at| &self.localities[at].1)
+/// [`Settings::localities`], made to be asked: one look for each length of prefix that is in use.
+#[derive(Debug)]
+pub(crate) struct Localities {
+    prefixes: BTreeMap<IpNet, Numbered>,
+    /// The longest first.
+    lengths: Vec<u8>,
+}
+
+/// A locality; equal ones have the same number.
+#[derive(Debug)]
+struct Numbered {
+    number: u32,
+    locality: Locality,
+}
+
+impl Localities {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let mut numbers = BTreeMap::new();
+        let all = settings.localities.iter().map(|(prefix, locality)| {
+            let next = u32::try_from(numbers.len()).expect("there are at most 10,000");
+            let number = *numbers.entry(locality.clone()).or_insert(next);
+            (prefix.trunc(), Numbered { number, locality: locality.clone() })
+        });
+        let prefixes: BTreeMap<IpNet, Numbered> = all.collect();
+        let mut lengths: Vec<u8> = prefixes.keys().map(IpNet::prefix_len).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.dedup();
+        Self { prefixes, lengths }
     }
 
-    /// Which of the localities that is.
-    pub(crate) fn locality_index(&self, client: IpAddr) -> Option<usize> {
-        let all = self.localities.iter().enumerate();
-        let holding = all.filter(|(_, (prefix, _))| prefix.contains(&client));
-        holding.max_by_key(|(_, (prefix, _))| prefix.prefix_len()).map(|(at, _)| at)
+    /// Where the client stands, by the longest prefix that holds it.
+    pub(crate) fn of(&self, client: IpAddr) -> Option<&Locality> {
+        self.find(client).map(|numbered| &numbered.locality)
+    }
+
+    /// The number of that locality: clients with one number are given the same answers.
+    pub(crate) fn number(&self, client: IpAddr) -> Option<u32> {
+        self.find(client).map(|numbered| numbered.number)
+    }
+
+    fn find(&self, client: IpAddr) -> Option<&Numbered> {
+        // A length that IPv4 does not have makes no prefix of an IPv4 address.
+        let prefix = |length: &u8| IpNet::new(client, *length).ok().map(|prefix| prefix.trunc());
+        self.lengths.iter().filter_map(prefix).find_map(|prefix| self.prefixes.get(&prefix))
     }
 }
 
@@ -290,9 +325,11 @@ mod tests {
         let localities = vec![
             ("10.1.0.0/16".parse().unwrap(), zone("b")),
             ("10.0.0.0/8".parse().unwrap(), zone("a")),
+            ("fd00::7/16".parse().unwrap(), zone("c")),
         ];
-        let settings = Settings { localities, ..Settings::default() };
-        let at = |client: &str| settings.locality(client.parse().unwrap()).cloned();
+        let localities = Localities::new(&Settings { localities, ..Settings::default() });
+        let at = |client: &str| localities.of(client.parse().unwrap()).cloned();
+        assert_eq!(at("fd00:1::1"), Some(zone("c")));
         assert_eq!(at("10.1.2.3"), Some(zone("b")));
         assert_eq!(at("10.2.2.3"), Some(zone("a")));
         assert_eq!(at("11.1.2.3"), None);

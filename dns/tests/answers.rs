@@ -161,6 +161,11 @@ fn a_service_that_fails_open_shows_all_and_says_so_by_edns() {
     assert_eq!(reply.sorted_ips(), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(reply.extended_errors(), [0]);
     assert_eq!(given.ask(&service, RecordType::A).answers().len(), 2);
+    // Whom an operator takes out stays out.
+    given.set("web/a", AdminState::Draining);
+    assert_eq!(given.ask(&service, RecordType::A).ips(), ["10.0.0.2"]);
+    given.set("web/b", AdminState::Maintenance);
+    given.ask(&service, RecordType::A).assert_no_data();
 }
 
 #[test]
@@ -297,4 +302,23 @@ fn services_are_browsed_only_where_that_is_allowed() {
     }
     // An id with upper case cannot be asked for, so it is not listed.
     given.ask(&format!("_db._tcp.{D}"), RecordType::PTR).assert_no_data();
+}
+
+#[test]
+fn of_two_domains_of_which_one_holds_the_other_the_longer_one_answers() {
+    let domain = |text| rollcall_dns::Domain::parse("domains", text).unwrap();
+    let domains = vec![domain("consul"), domain("eu.consul"), domain("service.consul")];
+    let mut given = Given::with(Settings { domains, ..Settings::default() });
+    given.register("web/a", spec("10.0.0.1:80"));
+    for name in ["web.service.consul", "web.service.eu.consul", "web.service.service.consul"] {
+        let found = given.ask(name, RecordType::SRV);
+        match name.strip_prefix("web.service.") {
+            // Under `service.consul` the name is `web`, which nothing is.
+            Some("consul") => found.assert_negative(ResponseCode::NXDomain, "service.consul"),
+            Some(domain) => {
+                assert_eq!(found.places(), [format!("1 25600 80 0a000001.addr.{domain}.")]);
+            }
+            None => panic!("{name}"),
+        }
+    }
 }

@@ -88,6 +88,26 @@ fn a_node_tells_its_name_where_it_has_one_and_is_asked() {
 }
 
 #[test]
+fn the_longest_question_and_every_option_still_fit() {
+    let mut given = web(Settings { nsid: vec![b'n'; 128], ..Settings::default() });
+    given.standing = rollcall_dns::Standing::Stale;
+    let long =
+        format!("{}.{}.{}.web.service.consul", "a".repeat(63), "b".repeat(63), "c".repeat(63));
+    let short = "web.service.consul";
+    for (name, options) in [(format!("{}.{long}", "d".repeat(39)), 1), (short.to_owned(), 3)] {
+        let mut how = with_option(10, vec![1; 8]);
+        let edns = how.edns.as_mut().unwrap();
+        edns.set_max_payload(512).options_mut().insert(EdnsOption::Unknown(3, vec![]));
+        // The size is checked in `ask_how`.
+        let reply = given.ask_how(&name, RecordType::A, &how);
+        assert_eq!(reply.code(), ResponseCode::NoError);
+        assert!(option(&reply, 10).is_some());
+        let found = reply.message.edns.as_ref().unwrap().options().as_ref().len();
+        assert!(found >= options, "{found} options to {name}");
+    }
+}
+
+#[test]
 fn keep_alive_is_told_over_tcp_alone() {
     let given = web(Settings::default());
     let how = with_option(11, vec![]);

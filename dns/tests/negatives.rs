@@ -282,6 +282,21 @@ fn headers_that_are_odd_get_the_code_that_they_deserve() {
 }
 
 #[test]
+fn more_records_than_a_query_has_are_a_form_error() {
+    let given = web();
+    let record = b"\0\0\x10\0\x01\0\0\0\0\0\x02\x01a";
+    let code = |at: usize, count: u8| {
+        let query = changed(|bytes| {
+            bytes[at] = count;
+            bytes.extend(record.repeat(count.into()));
+        });
+        given.raw(&query, &How::default()).unwrap().code()
+    };
+    assert_eq!([code(9, 1), code(11, 3)], [ResponseCode::NoError; 2]);
+    assert_eq!([code(7, 1), code(9, 2), code(11, 4)], [ResponseCode::FormErr; 3]);
+}
+
+#[test]
 fn types_that_are_never_stored_are_refused_by_kind() {
     let given = web();
     let code = |kind: u16| given.ask(D, RecordType::from(kind)).code();

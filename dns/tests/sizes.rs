@@ -121,6 +121,8 @@ fn ipv6_targets_count_with_their_own_size() {
         let room = limit - 12 - QUESTION;
         let reply = given.ask_how(WEB, RecordType::SRV, &how);
         assert_eq!(reply.answers().len(), (room / SRV6).min(1_000), "{what}");
+        // Over TCP there is nowhere else to ask.
+        assert_eq!(reply.truncated(), how.transport == Transport::Udp, "{what}");
     }
 }
 

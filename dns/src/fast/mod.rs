@@ -18,7 +18,6 @@ use crate::{
     question::{self, Question, Select},
     rate::{Class, Verdict},
     respond,
-    settings::Settings,
     wire::kind,
 };
 use cache::Cache;
@@ -72,15 +71,16 @@ impl Fast {
         self.cache.follow(catalog);
         let settings = self.front.settings();
         let mut buffer = [0; KEY_MAX];
-        let key = key(&mut buffer, &parsed, query, settings);
+        let client = query.peer.ip().to_canonical();
+        let key = key(&mut buffer, &parsed, self.front.localities.number(client));
         let hash = self.cache.hash(key);
         let cookie = respond::judge_cookie(query, parsed.extensions.as_ref(), catalog);
-        let job = Job { settings, query, parsed: &parsed, catalog, cookie };
+        let job = Job { settings, query, parsed: &parsed, catalog, client, cookie };
         if let Some(entry) = self.cache.get(hash, key) {
             return Some(reply_from(&self.front, &mut self.desk, &job, (key, entry), reply));
         }
         let name = Name::read(parsed.question)?;
-        if let Some(Made { entry, keep }) = make(&job, &name) {
+        if let Some(Made { entry, keep }) = make(&self.front, &job, &name) {
             let outcome = reply_from(&self.front, &mut self.desk, &job, (key, &entry), reply);
             if let Some(service) = keep {
                 self.cache.insert(hash, key, &service, entry);
@@ -124,24 +124,15 @@ fn dropped(reply: &mut Vec<u8>) -> Outcome {
 }
 
 /// What the answer depends on beside the catalogue: the name in lower case, the type, where the client stands.
-fn key<'a>(
-    buffer: &'a mut [u8; KEY_MAX],
-    parsed: &Parsed<'_>,
-    query: &Query<'_>,
-    settings: &Settings,
-) -> &'a [u8] {
+fn key<'a>(buffer: &'a mut [u8; KEY_MAX], parsed: &Parsed<'_>, locality: Option<u32>) -> &'a [u8] {
     let name = parsed.name();
     let end = name.len();
     buffer[..end].copy_from_slice(name);
     // The length of a label is at most 63 and so never a letter.
     buffer[..end].make_ascii_lowercase();
     buffer[end..end + 2].copy_from_slice(&parsed.kind.to_be_bytes());
-    if settings.localities.is_empty() {
-        return &buffer[..end + 2];
-    }
-    let place = settings.locality_index(query.peer.ip().to_canonical());
-    let place = place.and_then(|at| u32::try_from(at).ok()).unwrap_or(u32::MAX);
-    buffer[end + 2..end + 6].copy_from_slice(&place.to_be_bytes());
+    let Some(locality) = locality else { return &buffer[..end + 2] };
+    buffer[end + 2..end + 6].copy_from_slice(&locality.to_be_bytes());
     &buffer[..end + 6]
 }
 
@@ -153,7 +144,7 @@ struct Made {
 }
 
 /// Looks a question up. `None`: it is of a rare kind, and the full path looks it up.
-fn make(job: &Job<'_>, name: &Name) -> Option<Made> {
+fn make(front: &Front, job: &Job<'_>, name: &Name) -> Option<Made> {
     let (settings, catalog, kind) = (job.settings, job.catalog, job.parsed.kind);
     let place = question::read(name, settings)?;
     match place.question {
@@ -179,7 +170,8 @@ fn make(job: &Job<'_>, name: &Name) -> Option<Made> {
         apex: place.apex,
         reverse: false,
         kind,
-        client: job.query.peer.ip().to_canonical(),
+        client: job.client,
+        locality: front.localities.of(job.client),
         random: job.query.random,
     };
     let found = lookup.find(&place.question);

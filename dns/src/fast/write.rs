@@ -11,11 +11,15 @@ use crate::{
     cookie::Judged,
     lookup::{Lookup, serial},
     message::{HEADER, code, option},
-    respond::{ADDRESSES_MAX, PLACES_MAX, addresses_missing, cap, limit, tells_truncation, why},
+    respond::{
+        ADDRESSES_MAX, PLACES_MAX, addresses_missing, cap, limit, option_fits, option_room,
+        tells_truncation, why,
+    },
     settings::Settings,
     wire::{Head, Owner, POINTER_MAX, Section, Writer, kind, pointer},
 };
 use rollcall_core::name::Label;
+use std::net::IpAddr;
 
 /// From the serial of SOA data to its end (RFC 1035 section 3.3.13).
 const SOA_TAIL: usize = 20;
@@ -47,6 +51,8 @@ pub(super) struct Job<'a> {
     pub query: &'a Query<'a>,
     pub parsed: &'a Parsed<'a>,
     pub catalog: &'a Catalog<'a>,
+    /// The client's address.
+    pub client: IpAddr,
     /// What its cookie comes to.
     pub cookie: Option<Judged>,
 }
@@ -59,11 +65,11 @@ impl Desk {
             Entry::Nothing { .. } => false,
             Entry::Addresses(rows) | Entry::Places(rows) => rows.fail_open,
         };
+        let limit = limit(settings, query.transport, parsed.extensions.as_ref());
         self.opt.clear();
         if parsed.extensions.is_some() {
-            write_opt(&mut self.opt, job, fail_open);
+            write_opt(&mut self.opt, job, limit, fail_open);
         }
-        let limit = limit(settings, query.transport, parsed.extensions.as_ref());
         let mut writer = Writer::begin(reply, parsed.question, limit - self.opt.len());
         let cut = match entry {
             Entry::Nothing { domain, apex, .. } => self.nothing(&mut writer, job, *domain, *apex),
@@ -88,11 +94,11 @@ impl Desk {
         domain: usize,
         apex: usize,
     ) -> bool {
-        let Job { settings, catalog, parsed, query, .. } = *job;
-        let (kind, client, random) = (parsed.kind, query.peer.ip(), query.random);
-        let domain = &settings.domains[domain];
+        let Job { settings, catalog, parsed, query, client, .. } = *job;
+        let (domain, kind, random) = (&settings.domains[domain], parsed.kind, query.random);
+        let (reverse, locality) = (false, None);
         let lookup =
-            Lookup { settings, catalog, domain, apex, reverse: false, kind, client, random };
+            Lookup { settings, catalog, domain, apex, reverse, kind, client, locality, random };
         let soa = &mut self.soa;
         let node = catalog.nodes.first().map(|node| &node.name);
         if soa.data.is_empty() || soa.node.as_ref() != node {
@@ -154,11 +160,10 @@ impl Desk {
     }
 
     fn choose(&mut self, writer: &Writer<'_>, job: &Job<'_>, rows: &Rows, most: usize) {
-        let client = job.query.peer.ip().to_canonical();
         self.chosen.clear();
         self.chosen.extend_from_slice(&rows.picks);
         let bounds = (most, writer.room());
-        choose::choose(&mut self.chosen, bounds, Pick::size, client, job.query.random);
+        choose::choose(&mut self.chosen, bounds, Pick::size, job.client, job.query.random);
     }
 }
 
@@ -209,7 +214,7 @@ fn write_glue(writer: &mut Writer<'_>, rows: &Rows, pick: &Pick, target: usize) 
 }
 
 /// Writes the OPT record (RFC 6891 section 6.1.2), its options in the order of the full path.
-fn write_opt(out: &mut Vec<u8>, job: &Job<'_>, fail_open: bool) {
+fn write_opt(out: &mut Vec<u8>, job: &Job<'_>, limit: usize, fail_open: bool) {
     let Some(extensions) = &job.parsed.extensions else { return };
     out.push(0);
     out.extend(kind::OPT.to_be_bytes());
@@ -217,13 +222,19 @@ fn write_opt(out: &mut Vec<u8>, job: &Job<'_>, fail_open: bool) {
     out.extend([0, 0, if extensions.dnssec_ok { 0x80 } else { 0 }, 0]);
     let length = out.len();
     out.extend([0; 2]);
-    if let Some(Judged { reply, .. }) = job.cookie {
+    let mut room = option_room(limit, job.parsed.question);
+    if let Some(Judged { reply, .. }) = job.cookie
+        && option_fits(&mut room, reply.len())
+    {
         out.extend(option::COOKIE.to_be_bytes());
         out.extend(option_len(reply.len()));
         out.extend(reply);
     }
     let stale = (job.catalog.standing == Standing::Stale).then_some(why::STALE);
     for (code, text) in stale.into_iter().chain(fail_open.then_some(why::FAIL_OPEN)) {
+        if !option_fits(&mut room, 2 + text.len()) {
+            continue;
+        }
         out.extend(option::EXTENDED_ERROR.to_be_bytes());
         out.extend(option_len(2 + text.len()));
         out.extend(code.to_be_bytes());
