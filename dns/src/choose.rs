@@ -28,6 +28,25 @@ pub(crate) fn client(peer: IpAddr) -> u64 {
     }
 }
 
+/// Chooses what is shown: as many as `most` and `room` bytes allow, the same ones for the same client; then puts them into
+/// a new order.
+pub(crate) fn choose<T: Weighted>(
+    items: &mut Vec<T>,
+    (most, mut room): (usize, usize),
+    size: impl Fn(&T) -> usize,
+    peer: IpAddr,
+    random: u64,
+) {
+    if items.len() > most || items.iter().map(&size).sum::<usize>() > room {
+        rank(items, client(peer));
+        items.truncate(most);
+        let fits = |item: &&T| room.checked_sub(size(item)).map(|left| room = left).is_some();
+        let fit = items.iter().take_while(fits).count();
+        items.truncate(fit);
+    }
+    shuffle(items, random);
+}
+
 /// Orders by tier, then by rendezvous of client and item: any beginning of the row is the client's stable subset. When
 /// an item comes or goes, it alone comes or goes in the rows of the others.
 pub(crate) fn rank<T: Weighted>(items: &mut Vec<T>, client: u64) {
@@ -46,14 +65,24 @@ pub(crate) fn rank<T: Weighted>(items: &mut Vec<T>, client: u64) {
 /// permutation in which an item stands first with a probability of its share of the weights.
 pub(crate) fn shuffle<T: Weighted>(items: &mut [T], random: u64) {
     items.sort_by_key(|item| (item.tier(), item.identity()));
-    let mut dice = SmallRng::seed_from_u64(random);
+    let mut dice = dice(random);
     for tier in items.chunk_by_mut(|a, b| a.tier() == b.tier()) {
         if tier.iter().all(|item| item.weight() == tier[0].weight()) {
-            tier.rotate_left(dice.random_range(0..tier.len()));
+            tier.rotate_left(start(&mut dice, tier.len()));
         } else {
             tier.sort_by_cached_key(|item| Wait(wait(dice.random(), item.weight())));
         }
     }
+}
+
+/// The dice of one answer.
+pub(crate) fn dice(random: u64) -> SmallRng {
+    SmallRng::seed_from_u64(random)
+}
+
+/// Which of `count` equal items (at least one) goes first.
+pub(crate) fn start(dice: &mut SmallRng, count: usize) -> usize {
+    dice.random_range(0..count)
 }
 
 /// When an item's turn comes: exponentially distributed with its weight as rate, so that the first of a row is item i

@@ -9,6 +9,7 @@
 //! * `respond`, `wire`: the reply, written record by record within its limit
 //! * [`handler`]: the same answers behind hickory's own server
 //! * `cookie`, `rate`: who has been reached at its address before, and what all others may be sent
+//! * [`Fast`]: the same answers to what is mostly asked, from records that are kept ready
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![deny(clippy::cast_possible_truncation)]
@@ -17,6 +18,7 @@ mod binding;
 pub mod catalog;
 mod choose;
 mod cookie;
+mod fast;
 pub mod handler;
 mod instances;
 mod lookup;
@@ -30,6 +32,7 @@ pub mod settings;
 mod wire;
 
 pub use catalog::{Catalog, CookieSecrets, Node, Standing};
+pub use fast::Fast;
 pub use settings::{Domain, RateLimit, Settings, Truncation};
 
 use rate::Limiter;

@@ -14,7 +14,7 @@ use hickory_proto::rr::{
     rdata::{HINFO, TXT},
 };
 use rollcall_core::{
-    Service,
+    Service, State,
     instance::Locality,
     name::{Label, ServiceName},
     record::Record,
@@ -166,8 +166,7 @@ impl Lookup<'_> {
         data.extend(domain);
         data.extend(label("hostmaster"));
         data.extend(domain);
-        let serial = self.catalog.state.revision() & u64::from(u32::MAX);
-        data.extend(u32::try_from(serial).unwrap_or_default().to_be_bytes());
+        data.extend(serial(self.catalog.state));
         for seconds in REFRESH {
             data.extend(seconds.to_be_bytes());
         }
@@ -316,6 +315,12 @@ impl Lookup<'_> {
     fn question_at(&self, at: usize) -> usize {
         crate::message::HEADER + at
     }
+}
+
+/// The serial of the zone: the lower half of the revision.
+pub(crate) fn serial(state: &State) -> [u8; 4] {
+    let [.., a, b, c, d] = state.revision().to_be_bytes();
+    [a, b, c, d]
 }
 
 /// The data of an A or AAAA record.

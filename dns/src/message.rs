@@ -160,7 +160,7 @@ pub(crate) fn read<'a>(query: &Query<'a>) -> Result<Asked<'a>, DropReason> {
 }
 
 /// A reply to these would reach nobody, or everybody.
-fn can_be_answered(query: &Query<'_>) -> bool {
+pub(crate) fn can_be_answered(query: &Query<'_>) -> bool {
     let ip = query.peer.ip().to_canonical();
     let broadcast = ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     query.peer.port() != 0 && !ip.is_multicast() && !ip.is_unspecified() && !broadcast

@@ -20,15 +20,15 @@ const PLAIN_UDP: usize = 512;
 /// Largest message of all.
 const TCP: usize = u16::MAX as usize;
 /// Most records of one reply, however large it may be.
-const ADDRESSES_MAX: usize = 4_000;
-const PLACES_MAX: usize = 1_000;
+pub(crate) const ADDRESSES_MAX: usize = 4_000;
+pub(crate) const PLACES_MAX: usize = 1_000;
 
 /// Extended errors (RFC 8914 section 4): code and words.
-mod why {
-    pub(super) const FAIL_OPEN: (u16, &str) = (0, "fail-open: too few are healthy, all are shown");
-    pub(super) const STALE: (u16, &str) = (3, "no leader: this is what was known last");
-    pub(super) const NOT_READY: (u16, &str) = (14, "this node has no state yet");
-    pub(super) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
+pub(crate) mod why {
+    pub(crate) const FAIL_OPEN: (u16, &str) = (0, "fail-open: too few are healthy, all are shown");
+    pub(crate) const STALE: (u16, &str) = (3, "no leader: this is what was known last");
+    pub(crate) const NOT_READY: (u16, &str) = (14, "this node has no state yet");
+    pub(crate) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
 }
 
 /// A reply before it is written.
@@ -37,6 +37,8 @@ struct Reply<'a> {
     code: u16,
     found: Found,
     why: Vec<(u16, &'static str)>,
+    /// It stands in place of one over the rate limit.
+    slipped: bool,
 }
 
 /// Writes the reply to a query. `None`: the rate limit wants it dropped.
@@ -47,47 +49,84 @@ pub(crate) fn respond(
     catalog: &Catalog<'_>,
     out: &mut Vec<u8>,
 ) -> Option<Answered> {
-    let settings = front.settings();
-    let cookie = judge_cookie(query, asked, catalog);
-    let mut reply = look_up(front, query, asked, catalog);
+    let cookie = judge_cookie(query, asked.extensions.as_ref(), catalog);
+    let reply = look_up(front, query, asked, catalog);
+    match verdict(front, query, cookie.as_ref(), class(asked, &reply)) {
+        Verdict::Send => Some(write_reply(front, query, asked, (cookie.as_ref(), &reply), out)),
+        Verdict::Slip => Some(slip(front, query, asked, cookie.as_ref(), out)),
+        Verdict::Drop => None,
+    }
+}
+
+/// What the rate limit says to a reply of that class.
+pub(crate) fn verdict(
+    front: &Front,
+    query: &Query<'_>,
+    cookie: Option<&Judged>,
+    class: Class<'_>,
+) -> Verdict {
     let proven = query.transport == Transport::Tcp || cookie.is_some_and(|cookie| cookie.valid);
-    let verdict = match &front.limiter {
-        Some(limiter) if !proven => limiter.check(query.peer.ip(), class(asked, &reply), query.now),
+    match &front.limiter {
+        Some(limiter) if !proven => limiter.check(query.peer.ip(), class, query.now),
         Some(_) | None => Verdict::Send,
-    };
-    let slipped = match verdict {
-        Verdict::Send => false,
-        Verdict::Slip => {
-            // A client with a cookie learns a good one; one without is sent to TCP.
-            let code = if cookie.is_some() { code::BAD_COOKIE } else { code::NO_ERROR };
-            reply = Reply::refused(code, None);
-            true
-        }
-        Verdict::Drop => return None,
-    };
+    }
+}
+
+/// Writes the short reply that stands in place of one over the rate limit.
+pub(crate) fn slip(
+    front: &Front,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    cookie: Option<&Judged>,
+    out: &mut Vec<u8>,
+) -> Answered {
+    // A client with a cookie learns a good one; one without is sent to TCP.
+    let code = if cookie.is_some() { code::BAD_COOKIE } else { code::NO_ERROR };
+    let reply = Reply { slipped: true, ..Reply::refused(code, None) };
+    write_reply(front, query, asked, (cookie, &reply), out)
+}
+
+fn write_reply(
+    front: &Front,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    (cookie, reply): (Option<&Judged>, &Reply<'_>),
+    out: &mut Vec<u8>,
+) -> Answered {
+    let settings = front.settings();
     let limit = limit(settings, query.transport, asked.extensions.as_ref());
     let opt = asked.extensions.as_ref().map(|extensions| {
-        let mut options =
-            options(settings, query.transport, extensions, cookie.as_ref(), &reply.why);
-        // The longest question leaves room for the most important ones alone.
-        let mut room = (limit - HEADER - asked.question.len()) / 2;
-        options.retain(|(_, data)| {
-            let left = room.checked_sub(4 + data.len());
-            left.map(|left| room = left).is_some()
-        });
+        let mut options = options(settings, query.transport, extensions, cookie, &reply.why);
+        let mut room = option_room(limit, asked.question);
+        options.retain(|(_, data)| option_fits(&mut room, data.len()));
         wire::opt(settings.udp_payload, reply.code, extensions.dnssec_ok, &options)
     });
     let limit = limit - opt.as_ref().map_or(0, Vec::len);
     let mut writer = Writer::begin(out, asked.question, limit);
-    let cut = write(&mut writer, settings, query, &reply);
-    // Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
-    let truncated =
-        cut && query.transport == Transport::Udp || slipped && reply.code == code::NO_ERROR;
+    let cut = write(&mut writer, settings, query, reply);
+    let slipped = reply.slipped;
+    let truncated = tells_truncation(query, cut) || slipped && reply.code == code::NO_ERROR;
     let known = matches!(reply.code, code::NO_ERROR | code::NX_DOMAIN);
     let authoritative = reply.lookup.is_some() && known;
     let head = Head { query: asked.header, code: reply.code, authoritative, truncated };
     writer.finish(&head, u16::from(!asked.question.is_empty()), opt.as_deref());
-    Some(Answered { kind: asked.kind, code: reply.code, truncated, slipped })
+    Answered { kind: asked.kind, code: reply.code, truncated, slipped }
+}
+
+/// How much of a reply may be options. The longest question leaves room for the most important ones alone.
+pub(crate) fn option_room(limit: usize, question: &[u8]) -> usize {
+    (limit - HEADER - question.len()) / 2
+}
+
+/// Whether an option fits into what is left of that room, which is then less.
+pub(crate) fn option_fits(room: &mut usize, data: usize) -> bool {
+    let left = room.checked_sub(4 + data);
+    left.map(|left| *room = left).is_some()
+}
+
+/// Over TCP there is nowhere left to go: resolvers take TC there for a failure, and then show nothing.
+pub(crate) fn tells_truncation(query: &Query<'_>, cut: bool) -> bool {
+    cut && query.transport == Transport::Udp
 }
 
 /// What kind of reply it is for the rate limit.
@@ -102,12 +141,17 @@ fn class<'a>(asked: &'a Asked<'_>, reply: &Reply<'_>) -> Class<'a> {
 
 impl Reply<'_> {
     fn refused(code: u16, why: Option<(u16, &'static str)>) -> Self {
-        Self { lookup: None, code, found: Found::Empty, why: why.into_iter().collect() }
+        let why = why.into_iter().collect();
+        Self { lookup: None, code, found: Found::Empty, why, slipped: false }
     }
 }
 
 /// How large a reply may be.
-fn limit(settings: &Settings, transport: Transport, extensions: Option<&Extensions>) -> usize {
+pub(crate) fn limit(
+    settings: &Settings,
+    transport: Transport,
+    extensions: Option<&Extensions>,
+) -> usize {
     match (transport, extensions) {
         (Transport::Tcp, _) => TCP,
         (Transport::Udp, None) => PLAIN_UDP,
@@ -117,8 +161,12 @@ fn limit(settings: &Settings, transport: Transport, extensions: Option<&Extensio
     }
 }
 
-fn judge_cookie(query: &Query<'_>, asked: &Asked<'_>, catalog: &Catalog<'_>) -> Option<Judged> {
-    let given = asked.extensions.as_ref()?.cookie?;
+pub(crate) fn judge_cookie(
+    query: &Query<'_>,
+    extensions: Option<&Extensions>,
+    catalog: &Catalog<'_>,
+) -> Option<Judged> {
+    let given = extensions?.cookie?;
     Some(given.judge(catalog.cookies?, query.peer.ip(), query.unix))
 }
 
@@ -165,7 +213,7 @@ fn look_up<'a>(
         Found::Unknown => code::NX_DOMAIN,
         Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => code::NO_ERROR,
     };
-    Reply { lookup: Some(lookup), code, found, why: reasons }
+    Reply { lookup: Some(lookup), code, found, why: reasons, slipped: false }
 }
 
 /// The options of a reply, the most important ones first.
@@ -212,17 +260,22 @@ fn write(
         Found::Addresses(addresses, terms) => {
             let all = addresses.len();
             let shown = write_addresses(writer, lookup, query, addresses, terms);
-            // Fewer by the operator's own limit is no truncation.
-            let wanted = all.min(cap(settings.address_limit, ADDRESSES_MAX));
-            settings.truncation == Truncation::Always && shown < wanted || shown == 0
+            addresses_missing(settings, all, shown)
         }
         Found::Places(places, terms) => write_places(writer, lookup, query, places, terms),
         Found::Rows(rows, terms) => write_rows(writer, lookup, rows, terms),
     }
 }
 
-fn cap(limit: u16, max: usize) -> usize {
+pub(crate) fn cap(limit: u16, max: usize) -> usize {
     if limit == 0 { max } else { usize::from(limit).min(max) }
+}
+
+/// Whether the client must be told that only so many of all addresses are shown.
+pub(crate) fn addresses_missing(settings: &Settings, all: usize, shown: usize) -> bool {
+    // Fewer by the operator's own limit is no truncation.
+    let wanted = all.min(cap(settings.address_limit, ADDRESSES_MAX));
+    settings.truncation == Truncation::Always && shown < wanted || shown == 0
 }
 
 /// Writes as many addresses as fit, the same ones for the same client, and says how many.
@@ -234,13 +287,9 @@ fn write_addresses(
     terms: &Terms,
 ) -> usize {
     let size = 12 + if lookup.kind == kind::A { 4 } else { 16 };
-    let fit = (writer.room() / size).min(cap(lookup.settings.address_limit, ADDRESSES_MAX));
+    let most = cap(lookup.settings.address_limit, ADDRESSES_MAX);
     let mut chosen = addresses.to_vec();
-    if chosen.len() > fit {
-        choose::rank(&mut chosen, choose::client(lookup.client));
-        chosen.truncate(fit);
-    }
-    choose::shuffle(&mut chosen, query.random);
+    choose::choose(&mut chosen, (most, writer.room()), |_| size, lookup.client, query.random);
     let what = (lookup.kind, terms.ttl);
     let write = |address: &&Address| {
         writer.record(Section::Answer, Owner::Question(0), what, &octets(address.ip)).is_some()
@@ -249,7 +298,7 @@ fn write_addresses(
 }
 
 /// The data of an SRV record. Its target is never compressed (RFC 2782), and holds the address that it stands for.
-fn place_data(place: &Place, domain: &[u8]) -> Vec<u8> {
+pub(crate) fn place_data(place: &Place, domain: &[u8]) -> Vec<u8> {
     let hex: String = octets(place.address.ip()).iter().map(|b| format!("{b:02x}")).collect();
     let mut data = Vec::with_capacity(64);
     for number in [place.priority, place.weight, place.address.port()] {
@@ -272,16 +321,9 @@ fn write_places(
     let domain = lookup.domain.wire();
     let wanted = places.len().min(cap(lookup.settings.srv_limit, PLACES_MAX));
     let mut chosen = places.to_vec();
-    choose::rank(&mut chosen, choose::client(lookup.client));
-    chosen.truncate(wanted);
-    let mut room = writer.room();
-    let fits = chosen.iter().take_while(|place| {
-        let size = 12 + place_data(place, domain).len();
-        room.checked_sub(size).map(|left| room = left).is_some()
-    });
-    let fit = fits.count();
-    chosen.truncate(fit);
-    choose::shuffle(&mut chosen, query.random);
+    let size = |place: &Place| 12 + place_data(place, domain).len();
+    choose::choose(&mut chosen, (wanted, writer.room()), size, lookup.client, query.random);
+    let fit = chosen.len();
     let what = (kind::SRV, terms.ttl);
     let mut targets: Vec<(SocketAddr, usize, Vec<u8>)> = Vec::new();
     for place in &chosen {

@@ -223,16 +223,27 @@ impl Settings {
 /// [`Settings::localities`], made to be asked: one look for each length of prefix that is in use.
 #[derive(Debug)]
 pub(crate) struct Localities {
-    prefixes: BTreeMap<IpNet, Locality>,
+    prefixes: BTreeMap<IpNet, Numbered>,
     /// The longest first.
     lengths: Vec<u8>,
 }
 
+/// A locality; equal ones have the same number.
+#[derive(Debug)]
+struct Numbered {
+    number: u32,
+    locality: Locality,
+}
+
 impl Localities {
     pub(crate) fn new(settings: &Settings) -> Self {
-        let all = settings.localities.iter();
-        let prefixes: BTreeMap<IpNet, Locality> =
-            all.map(|(prefix, locality)| (prefix.trunc(), locality.clone())).collect();
+        let mut numbers = BTreeMap::new();
+        let all = settings.localities.iter().map(|(prefix, locality)| {
+            let next = u32::try_from(numbers.len()).expect("there are at most 10,000");
+            let number = *numbers.entry(locality.clone()).or_insert(next);
+            (prefix.trunc(), Numbered { number, locality: locality.clone() })
+        });
+        let prefixes: BTreeMap<IpNet, Numbered> = all.collect();
         let mut lengths: Vec<u8> = prefixes.keys().map(IpNet::prefix_len).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         lengths.dedup();
@@ -241,6 +252,15 @@ impl Localities {
 
     /// Where the client stands, by the longest prefix that holds it.
     pub(crate) fn of(&self, client: IpAddr) -> Option<&Locality> {
+        self.find(client).map(|numbered| &numbered.locality)
+    }
+
+    /// The number of that locality: clients with one number are given the same answers.
+    pub(crate) fn number(&self, client: IpAddr) -> Option<u32> {
+        self.find(client).map(|numbered| numbered.number)
+    }
+
+    fn find(&self, client: IpAddr) -> Option<&Numbered> {
         // A length that IPv4 does not have makes no prefix of an IPv4 address.
         let prefix = |length: &u8| IpNet::new(client, *length).ok().map(|prefix| prefix.trunc());
         self.lengths.iter().filter_map(prefix).find_map(|prefix| self.prefixes.get(&prefix))

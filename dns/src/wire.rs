@@ -10,7 +10,7 @@ use hickory_proto::{
 };
 
 /// Furthest place that a compression pointer reaches (RFC 1035 section 4.1.4).
-const POINTER_MAX: usize = 0x3FFF;
+pub(crate) const POINTER_MAX: usize = 0x3FFF;
 const CLASS_IN: u16 = 1;
 
 /// Flag bits of the first two flag bytes.
@@ -84,6 +84,11 @@ impl<'a> Writer<'a> {
         Self { out, limit, counts: [0; 3] }
     }
 
+    /// How many bytes have been written.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
     /// How many bytes may still be written.
     pub(crate) fn room(&self) -> usize {
         self.limit.saturating_sub(self.out.len())
@@ -116,6 +121,20 @@ impl<'a> Writer<'a> {
         }
         self.counts[section as usize] += 1;
         Some(at)
+    }
+
+    /// Writes records that are ready, for which there must be room, and says where they begin.
+    pub(crate) fn ready(&mut self, section: Section, records: &[u8], count: usize) -> usize {
+        debug_assert!(records.len() <= self.room(), "{} bytes too many", records.len());
+        let at = self.out.len();
+        self.out.extend_from_slice(records);
+        self.counts[section as usize] += u16::try_from(count).unwrap_or(u16::MAX);
+        at
+    }
+
+    /// Sets the owner of a record that stands at `at` and begins with a pointer.
+    pub(crate) fn point(&mut self, at: usize, to: usize) {
+        self.out[at..at + 2].copy_from_slice(&pointer(to));
     }
 
     fn name_at(&mut self, at: usize) {

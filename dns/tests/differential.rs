@@ -1,0 +1,22 @@
+//! The fast path and the full path give the same bytes, whatever is asked and however the catalogue changes.
+//! `cargo run --release -p rollcall-dns --example differential` asks a million times and more.
+
+mod given;
+mod mix;
+
+use mix::{Round, Tally};
+
+#[test]
+fn both_paths_give_the_same_bytes() {
+    let mut tally = Tally::default();
+    for seed in 0..12 {
+        tally.add(&Round::new(seed).run(1_500));
+    }
+    // It is compared at all, and of everything some.
+    assert!(tally.fast * 2 > tally.queries, "{tally}");
+    let parts = [tally.records, tally.no_data, tally.unknown, tally.refused, tally.truncated];
+    let more = [tally.stale, tally.cookies, tally.tcp, tally.limited, tally.slipped, tally.dropped];
+    for part in parts.into_iter().chain(more) {
+        assert!(part > 20, "{tally}");
+    }
+}

@@ -1,0 +1,174 @@
+//! What the fast path takes, what it leaves, and what it keeps.
+#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
+
+mod given;
+
+use given::*;
+use hickory_proto::{op::Edns, rr::RecordType};
+use rollcall_dns::{Answered, CookieSecrets, Fast, Front, Outcome, Query, Settings, Standing};
+use std::sync::Arc;
+
+const D: &str = "rollcall.internal";
+
+fn fast(settings: Settings) -> Fast {
+    Fast::new(Arc::new(Front::new(settings).unwrap()), Fast::MEMORY, 1)
+}
+
+/// What the fast path makes of a query.
+fn ask(fast: &mut Fast, given: &Given, bytes: &[u8], how: &How) -> Option<(Outcome, Vec<u8>)> {
+    let How { transport, peer, random, now, unix, .. } = *how;
+    let query = Query { bytes, peer, transport, now, unix, random };
+    let mut reply = Vec::new();
+    let outcome = fast.answer(&query, &given.catalog(), &mut reply)?;
+    Some((outcome, reply))
+}
+
+fn web() -> Given {
+    let mut given = Given::new();
+    for i in 1..=10 {
+        given.register(&format!("web/i{i}"), spec(&format!("10.0.0.{i}:80")));
+    }
+    given
+}
+
+fn edns(payload: u16, dnssec_ok: bool, options: &[(u16, &[u8])]) -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(payload);
+    edns.set_dnssec_ok(dnssec_ok);
+    for (code, value) in options {
+        let option = hickory_proto::rr::rdata::opt::EdnsOption::Unknown(*code, value.to_vec());
+        edns.options_mut().insert(option);
+    }
+    edns
+}
+
+#[test]
+fn what_real_clients_send_is_taken() {
+    let mut given = web();
+    given.cookies = Some(CookieSecrets { current: [1; 16], previous: None });
+    let cookie: &[(u16, &[u8])] = &[(10, &[7; 8])];
+    let cases = [
+        ("nginx, glibc: no EDNS", None),
+        ("HAProxy: 512 bytes", Some(edns(512, false, &[]))),
+        ("unbound: DO", Some(edns(1232, true, &[]))),
+        ("dig, BIND: a cookie", Some(edns(1232, true, cookie))),
+        ("a padding stub", Some(edns(4096, false, &[(12, &[0; 40])]))),
+    ];
+    let mut fast = fast(Settings::default());
+    for (client, edns) in cases {
+        for kind in [RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::HTTPS] {
+            for name in ["web.service", "WEB.Service", "_web._tcp", "none.service", "service"] {
+                let bytes = question(&format!("{name}.{D}"), kind, edns.clone());
+                assert!(
+                    ask(&mut fast, &given, &bytes, &How::default()).is_some(),
+                    "{client}: {name} {kind}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_unusual_is_left_to_the_full_path() {
+    let given = web();
+    let mut fast = fast(Settings::default());
+    let plain = question(&format!("web.service.{D}"), RecordType::A, None);
+    let name_end = plain.len() - 4;
+    let mut changed = |at: usize, to: u8| {
+        let mut bytes = plain.clone();
+        bytes[at] = to;
+        ask(&mut fast, &given, &bytes, &How::default()).is_none()
+    };
+    assert!(changed(2, 0x81), "a reply");
+    assert!(changed(2, 0x29), "another opcode");
+    assert!(changed(3, 0x40), "a reserved bit");
+    assert!(changed(5, 2), "two questions");
+    assert!(changed(7, 1), "an answer");
+    assert!(changed(11, 2), "two records behind");
+    assert!(changed(name_end + 1, 252), "AXFR");
+    assert!(changed(name_end + 3, 3), "class CH");
+    assert!(changed(12, 0xC0), "a pointer");
+    assert!(!changed(3, 0x30), "AD and CD");
+    let nowhere = How::default().from("255.255.255.255");
+    assert!(ask(&mut fast, &given, &plain, &nowhere).is_none(), "a broadcast address");
+}
+
+#[test]
+fn a_node_without_a_state_leaves_all_to_the_full_path() {
+    let given = Given { standing: Standing::Unready, ..web() };
+    let bytes = question(&format!("web.service.{D}"), RecordType::A, None);
+    assert!(ask(&mut fast(Settings::default()), &given, &bytes, &How::default()).is_none());
+}
+
+#[test]
+fn made_up_names_are_answered_but_not_kept() {
+    let given = web();
+    let mut fast = fast(Settings::default());
+    let mut all = |name: String| {
+        let bytes = question(&format!("{name}.{D}"), RecordType::A, None);
+        assert!(ask(&mut fast, &given, &bytes, &How::default()).is_some(), "{name}");
+        fast.kept()
+    };
+    assert_eq!(all("web.service".into()), 1);
+    for i in 0..500 {
+        let forms = [
+            format!("r{i}.service"),
+            format!("r{i}.web.service"),
+            format!("r{i}.port.web.service"),
+            format!("web.service.r{i}.zone"),
+            format!("web.service.r{i}.ns"),
+            format!("_r{i}._tcp"),
+            format!("_web._r{i}.service"),
+            format!("r{i}.nothing"),
+        ];
+        for name in forms {
+            assert_eq!(all(name.clone()), 1, "{name}");
+        }
+    }
+    assert_eq!(all("wEb.SERVICE".into()), 1, "the case makes no other name");
+}
+
+#[test]
+fn a_change_is_in_the_next_answer() {
+    let mut given = web();
+    let mut fast = fast(Settings::default());
+    let bytes = question(&format!("web.service.{D}"), RecordType::A, Some(Edns::new()));
+    let mut count = |given: &Given| {
+        let (_, reply) = ask(&mut fast, given, &bytes, &How::default()).unwrap();
+        reply[7]
+    };
+    assert_eq!(count(&given), 10);
+    given.deregister("web/i3");
+    assert_eq!(count(&given), 9);
+    given.register("other/a", spec("10.0.1.1:80"));
+    assert_eq!(count(&given), 9);
+    // More changes than the journal holds.
+    for i in 0..300 {
+        given.register(&format!("other{i}/a"), spec("10.0.1.1:80"));
+    }
+    given.deregister("web/i4");
+    for i in 300..600 {
+        given.register(&format!("other{i}/a"), spec("10.0.1.1:80"));
+    }
+    assert_eq!(count(&given), 8);
+    given.deregister("web/i5");
+    given.state.begin_epoch();
+    assert_eq!(count(&given), 7);
+}
+
+#[test]
+fn the_largest_service_over_tcp_is_complete_and_its_pointers_reach() {
+    let mut given = Given::new();
+    let all = (0..1_000).map(|i| {
+        let address = format!("10.1.{}.{}:80", i / 250, 1 + i % 250);
+        (format!("huge/i{i}"), spec(&address))
+    });
+    given.register_all(all.collect());
+    let bytes = question(&format!("huge.service.{D}"), RecordType::SRV, None);
+    let (outcome, reply) =
+        ask(&mut fast(Settings::default()), &given, &bytes, &How::tcp()).unwrap();
+    let expected = given.raw(&bytes, &How::tcp()).unwrap();
+    assert_eq!(reply, expected.bytes);
+    assert!(matches!(outcome, Outcome::Reply(Answered { truncated: false, .. })));
+    assert_eq!(expected.answers().len(), 1_000);
+}
