@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            report::complain(&problem);
+            report::complain(&*problem);
             ExitCode::FAILURE
         }
     }
