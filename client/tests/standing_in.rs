@@ -199,7 +199,7 @@ async fn a_registry_of_another_life_replaces_the_copy_even_at_a_lower_revision()
     assert!(request.resume_token.is_empty());
     send(&to, [snapshot(2, &["x", "y"]), bookmark(3)]).await;
     let picture = until(&watch, |picture| picture.origin == Origin::Registry && picture.complete);
-    assert_eq!(ids(&picture.await), ["x", "y"]);
+    assert_eq!(ids(&*picture.await), ["x", "y"]);
 }
 
 #[tokio::test(start_paused = true)]
