@@ -138,6 +138,11 @@ impl Connector {
         Self(Arc::new(open))
     }
 
+    /// Opens a connection.
+    pub fn connect(&self, address: Address) -> BoxFuture<io::Result<Connection>> {
+        (self.0)(address)
+    }
+
     /// TCP of the machine, with TCP_NODELAY: without it an alternating stream crawls at 40 ms a step.
     pub fn tcp() -> Self {
         Self::new(|address| {
@@ -169,7 +174,7 @@ impl Service<Uri> for Dialer {
     fn call(&mut self, _: Uri) -> Self::Future {
         let dialer = self.clone();
         Box::pin(async move {
-            let open = (dialer.connector.0)(dialer.address);
+            let open = dialer.connector.connect(dialer.address);
             let connection =
                 tokio::time::timeout(dialer.deadline, open).await.map_err(|_| {
                     let waited = dialer.deadline;

@@ -242,6 +242,10 @@ impl Refusal {
                 ),
                 _,
             ) => Verdict::NotDone,
+            // No registry of ours speaks like this: a proxy, a half answer, a node of another version. Another node may
+            // do better.
+            (None, Code::Unimplemented) => Verdict::NotDone,
+            (None, Code::Unknown | Code::Internal | Code::DataLoss) => Verdict::Unknown,
             (Some(reason::OUTCOME_UNKNOWN), _)
             | (_, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled) => Verdict::Unknown,
             _ => Verdict::Final,
@@ -320,6 +324,8 @@ mod tests {
         assert_eq!(verdict(Status::invalid_argument("ttl")), Verdict::Final);
         assert_eq!(verdict(Status::unavailable("gone")), Verdict::Unknown);
         assert_eq!(verdict(Status::cancelled("Timeout expired")), Verdict::Unknown);
+        assert_eq!(verdict(Status::unknown("missing grpc-status trailer")), Verdict::Unknown);
+        assert_eq!(verdict(Status::unimplemented("compressed")), Verdict::NotDone);
         let mut broken = Status::internal("h2");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
         assert_eq!(verdict(broken), Verdict::Unknown);

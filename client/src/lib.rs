@@ -69,8 +69,11 @@
 //! - [`Guard`] keeps one instance listed: all registrations of a client beat on one stream, at the pace that the
 //!   server asks. Without an acknowledgement for a sixth of the lease the beat goes to the next node. A lease that ran
 //!   out is registered again under the same nonce; a registration that somebody else took over is not.
+//!   [`Guard::drain_on`] takes it out of traffic before the server stops, [`Registration::health`] lets it say how it
+//!   is.
 //! - [`Watch`] shows whole states only, resumes at any node, never goes back, and keeps the last good state while the
-//!   registry is gone.
+//!   registry is gone. [`Builder::copies`] keeps a copy on disk for a process that starts meanwhile;
+//!   [`Selection::shrink_grace`] holds back sudden losses.
 //! - [`Error`] says which node was asked, what it answered and whether trying again helps.
 //!
 //! Everything runs on the tokio runtime in which it is called. Sockets come from the [`Connector`], randomness from

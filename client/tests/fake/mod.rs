@@ -119,7 +119,7 @@ impl Registry {
         Builder::new(names).seed([1; 32]).connector(self.connector())
     }
 
-    fn connector(&self) -> Connector {
+    pub(crate) fn connector(&self) -> Connector {
         let (nodes, incoming) = (self.nodes.clone(), self.incoming.clone());
         Connector::new(move |address: Address| {
             let index = address.host()[1..].parse::<usize>().expect("nN") - 1;

@@ -84,6 +84,7 @@ impl Printer {
                 fail_open: false,
                 protected: false,
                 instances: Default::default(),
+                held: Default::default(),
             };
             self.snapshot(&gone)?;
         }
