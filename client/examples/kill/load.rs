@@ -76,7 +76,7 @@ async fn call(caller: &Caller, measuring: &AtomicBool, over: &AtomicBool) -> Out
         }
         if let Err(status) = result {
             if measuring.load(Relaxed) {
-                let kind = format!("{:?}: {}", status.code(), status.message());
+                let kind = format!("{:?}: {}", status.code(), without_numbers(status.message()));
                 let kind = if tally.kinds.len() < KINDS { kind } else { "others".to_owned() };
                 *tally.kinds.entry(kind).or_default() += 1;
                 tally.errors += 1;
@@ -85,6 +85,12 @@ async fn call(caller: &Caller, measuring: &AtomicBool, over: &AtomicBool) -> Out
         }
     }
     Ok(tally)
+}
+
+/// Addresses and durations make no other kind of error.
+fn without_numbers(text: &str) -> String {
+    let parts = text.split(|c: char| c.is_ascii_digit() || ".:".contains(c));
+    parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
 }
 
 impl Tally {

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            report::complain(&problem);
+            report::complain(&*problem);
             ExitCode::FAILURE
         }
     }
@@ -88,7 +88,7 @@ async fn all(run: &Run) -> Outcome {
     for fault in Fault::ALL.into_iter().filter(wanted) {
         scenario::compare(fault, &binary, length, run.callers, &mut report).await?;
     }
-    if run.outage > 0 && run.only.is_empty() {
+    if run.outage > 0 {
         outage::survive(&binary, Duration::from_secs(run.outage), run.callers, &mut report).await?;
     }
     report.aims();

@@ -15,7 +15,7 @@ pub(crate) fn tell(line: &str) {
     println!("{line}");
 }
 
-pub(crate) fn complain(problem: &Box<dyn Error + Send + Sync>) {
+pub(crate) fn complain(problem: &dyn Error) {
     eprintln!("error: {problem}");
 }
 

@@ -58,9 +58,14 @@ impl Fault {
         }
     }
 
-    /// Whether there is a backend to which nothing happens.
-    fn spares_one(self) -> bool {
-        self != Self::RollingRestart
+    /// Whether this way of calling has something to show here: direct calls need a backend to which nothing happens,
+    /// hedges one that takes long.
+    fn fits(self, way: Way) -> bool {
+        match way {
+            Way::Direct => self != Self::RollingRestart,
+            Way::Hedged => [Self::AllFast, Self::Stop, Self::Slow].contains(&self),
+            Way::Once | Way::Safe | Way::Tonic => true,
+        }
     }
 
     /// Does it, for about this long.
@@ -123,10 +128,7 @@ pub(crate) async fn compare(
     callers: usize,
     report: &mut Report,
 ) -> Outcome {
-    for way in Way::ALL {
-        if way == Way::Direct && !fault.spares_one() {
-            continue;
-        }
+    for way in Way::ALL.into_iter().filter(|way| fault.fits(*way)) {
         let tally = once(fault, way, binary, length, callers).await?;
         report.row(fault, way, tally);
     }

@@ -1,7 +1,7 @@
 //! The ways of calling that are compared.
 
 use super::{Outcome, fleet, fleet::Registry};
-use rollcall_client::{Balance, Retry, Selection, v1};
+use rollcall_client::{Balance, Hedge, Retry, Selection, v1};
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 use tonic::{
@@ -23,6 +23,8 @@ pub(crate) enum Way {
     Once,
     /// This library, calls said to be idempotent: tried up to three times.
     Safe,
+    /// The same, and a second backend is asked where the first takes unusually long.
+    Hedged,
     /// tonic's `balance_channel`, told of every change by a watch.
     Tonic,
     /// One backend by its address.
@@ -51,12 +53,14 @@ impl Drop for Calling {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 4] = [Self::Once, Self::Safe, Self::Tonic, Self::Direct];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Once, Self::Safe, Self::Hedged, Self::Tonic, Self::Direct];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Once => "rollcall, retries off",
             Self::Safe => "rollcall, safe retries",
+            Self::Hedged => "rollcall, safe retries, hedges",
             Self::Tonic => "tonic balance_channel",
             Self::Direct => "one backend, direct",
         }
@@ -66,14 +70,17 @@ impl Way {
     pub(crate) async fn begin(self, registry: &Registry, direct: SocketAddr) -> Outcome<Calling> {
         let retry = match self {
             Self::Once => Retry::off(),
-            Self::Safe => Retry::idempotent(3),
+            Self::Safe | Self::Hedged => Retry::idempotent(3),
             Self::Tonic => return feed(registry).await,
             Self::Direct => {
                 let caller = Caller::Tonic(endpoint(direct)?.connect_lazy());
                 return Ok(Calling { caller, feeding: None });
             }
         };
-        let balance = Balance::named(fleet::service()?).retry(retry);
+        let mut balance = Balance::named(fleet::service()?).retry(retry);
+        if self == Self::Hedged {
+            balance = balance.hedge(Hedge::default());
+        }
         let balancer = registry.client()?.balance(balance)?;
         balancer.ready(READY).await?;
         Ok(Calling { caller: Caller::Ours(balancer.channel()), feeding: None })

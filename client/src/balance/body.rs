@@ -263,3 +263,86 @@ impl<B> fmt::Debug for Answer<B> {
         f.debug_struct("Answer").field("pick", &self.pick).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+
+    fn full(text: &'static str) -> Body {
+        Body::new(Full::new(Bytes::from_static(text.as_bytes())))
+    }
+
+    async fn read(body: Body) -> Result<Bytes, Status> {
+        Ok(body.collect().await?.to_bytes())
+    }
+
+    /// A body that gives its parts, waiting before each but the first.
+    fn slow(parts: &'static [Result<&'static str, ()>]) -> Body {
+        let step = move |at: usize| async move {
+            if at > 0 {
+                tokio::task::yield_now().await;
+            }
+            let part = (*parts.get(at)?)
+                .map(|text| Frame::data(Bytes::from_static(text.as_bytes())))
+                .map_err(|()| Status::aborted("the caller failed"));
+            Some((part, at + 1))
+        };
+        Body::new(StreamBody::new(Box::pin(futures_util::stream::unfold(0, step))))
+    }
+
+    #[tokio::test]
+    async fn a_whole_body_is_sent_as_often_as_wanted_with_its_trailers() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-end", http::HeaderValue::from_static("1"));
+        let end = std::future::ready(Some(Ok::<_, Status>(trailers)));
+        let body = Full::new(Bytes::from_static(b"abc")).map_err(|never| match never {});
+        let kept = Kept::new(Body::new(body.with_trailers(end)), 100);
+        for _ in 0..3 {
+            let sent = kept.send().unwrap().collect().await.unwrap();
+            assert_eq!(sent.trailers().unwrap()["x-end"], "1");
+            assert_eq!(sent.to_bytes(), "abc");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bound_is_exact_and_nothing_is_lost_above_it() {
+        assert!(Kept::new(full("abcd"), 4).is_whole());
+        let kept = Kept::new(full("abcde"), 4);
+        assert!(!kept.is_whole());
+        assert_eq!(read(kept.send().unwrap()).await.unwrap(), "abcde");
+        assert!(kept.send().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_bit_by_bit_is_put_back_while_untouched() {
+        let kept = Kept::new(slow(&[Ok("one,"), Ok("two")]), 100);
+        assert!(!kept.is_whole());
+        drop(kept.send().unwrap());
+        let mut begun = kept.send().unwrap();
+        assert!(kept.send().is_none());
+        begun.frame().await.unwrap().unwrap();
+        drop(begun);
+        assert!(kept.send().is_none());
+        let kept = Kept::new(slow(&[Ok("one,"), Ok("two")]), 100);
+        drop(kept.send());
+        assert_eq!(read(kept.send().unwrap()).await.unwrap(), "one,two");
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_caller_comes_in_its_place() {
+        for parts in [&[Err(())][..], &[Ok("one"), Err(())]] {
+            let kept = Kept::new(slow(parts), 100);
+            let error = read(kept.send().unwrap()).await.unwrap_err();
+            assert_eq!(error.message(), "the caller failed");
+        }
+    }
+
+    #[test]
+    fn an_empty_body_is_empty_every_time() {
+        let kept = Kept::new(Body::empty(), 100);
+        assert!(http_body::Body::is_end_stream(&kept.send().unwrap()));
+        assert!(http_body::Body::is_end_stream(&kept.send().unwrap()));
+        assert_eq!(Kept::new(full("abc"), 9).send().unwrap().size_hint().exact(), Some(3));
+    }
+}

@@ -6,7 +6,7 @@ use super::{
     call::{CallError, Idempotent, Protocol, call},
     deadline::Deadline,
     endpoint::Endpoint,
-    judge::{self, Judged},
+    judge::{self, Judged, Repeat},
     observe::Outcome,
 };
 use crate::connect::{Address, BoxFuture, Connector, Dialer};
@@ -126,40 +126,37 @@ impl Grpc {
     }
 }
 
-/// The status of a call without an answer.
+/// The status of a call without an answer. Its source is the whole chain of causes.
 fn status_of(error: CallError) -> Status {
     let text = match &error {
-        CallError::Failed { source, .. } => {
-            let mut cause: &(dyn std::error::Error + 'static) = &**source;
-            // The outer ones say "transport error" only.
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            format!("{error}: {cause}")
-        }
+        CallError::Failed { source, .. } => format!("{error}: {}", innermost(&**source)),
         CallError::Pick(_) | CallError::Deadline { .. } => error.to_string(),
     };
     let code = match &error {
         CallError::Pick(_) => Code::Unavailable,
         CallError::Deadline { .. } => Code::DeadlineExceeded,
+        CallError::Failed { source, .. } if judge::error(&**source).repeat == Repeat::Always => {
+            Code::Unavailable
+        }
         CallError::Failed { .. } => Code::Unknown,
     };
-    if code != Code::Unknown {
-        let mut status = Status::new(code, text);
-        status.set_source(Arc::new(error));
-        return status;
-    }
-    let found = Status::from_error(Box::new(error));
-    // tonic calls a connection that broke UNKNOWN; every other gRPC client says UNAVAILABLE.
-    let code = if found.code() == Code::Unknown { Code::Unavailable } else { found.code() };
-    let mut status = Status::new(code, text);
-    if let Some(source) = take_source(found) {
-        status.set_source(source);
-    }
+    let mut found = Status::from_error(Box::new(error));
+    let code = match (code, found.code()) {
+        // tonic calls a connection that broke UNKNOWN; every other gRPC client says UNAVAILABLE.
+        (Code::Unknown, Code::Unknown | Code::Cancelled) => Code::Unavailable,
+        (Code::Unknown, found) => found,
+        (code, _) => code,
+    };
+    let mut status = Status::with_metadata(code, text, std::mem::take(found.metadata_mut()));
+    status.set_source(Arc::new(found));
     status
 }
 
-/// A status keeps its source shared, but gives it away by reference only: the status itself becomes the source.
-fn take_source(status: Status) -> Option<Arc<dyn std::error::Error + Send + Sync>> {
-    Some(Arc::new(status))
+/// The last cause: those before it say "transport error" only.
+fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e dyn std::error::Error {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use futures_util::Stream;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     fmt,
     pin::Pin,
@@ -21,7 +21,7 @@ use tower::discover::Change;
 pub struct Discovered<F, S> {
     listings: WatchStream<Listing>,
     make: F,
-    known: BTreeMap<Key, ()>,
+    known: BTreeSet<Key>,
     changes: VecDeque<Change<Key, S>>,
     _balancer: Balancer,
 }
@@ -35,7 +35,7 @@ impl Balancer {
         F: FnMut(&Arc<Endpoint>) -> S + Unpin,
     {
         let listings = WatchStream::new(self.core.listing.subscribe());
-        let (known, changes) = (BTreeMap::new(), VecDeque::new());
+        let (known, changes) = (BTreeSet::new(), VecDeque::new());
         Discovered { listings, make, known, changes, _balancer: self.clone() }
     }
 }
@@ -50,13 +50,13 @@ where
             |e: &&Arc<Endpoint>| e.is_enabled() && e.is_routable() && e.declared_weight() > 0.0;
         let now: BTreeMap<_, _> = endpoints.iter().filter(callable).map(|e| (&e.key, e)).collect();
         let gone: Vec<_> =
-            self.known.keys().filter(|key| !now.contains_key(key)).cloned().collect();
+            self.known.iter().filter(|key| !now.contains_key(key)).cloned().collect();
         for key in gone {
             self.known.remove(&key);
             self.changes.push_back(Change::Remove(key));
         }
         for (key, endpoint) in now {
-            if self.known.insert(key.clone(), ()).is_none() {
+            if self.known.insert(key.clone()) {
                 self.changes.push_back(Change::Insert(key.clone(), (self.make)(endpoint)));
             }
         }

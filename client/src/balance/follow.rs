@@ -44,15 +44,20 @@ pub(super) async fn follow(core: Arc<Core>, mut source: Source) {
     let mut tables = Tables::default();
     let mut seen = None;
     let mut sweep_at = Instant::now() + core.ejection().interval;
-    take(&core, &mut source, &mut roster, &mut seen);
+    let mut next = None;
+    let mut changed = take(&core, &mut source, &mut roster, &mut seen);
     loop {
-        let next = rebuild(&core, &roster, &mut tables).map_or(sweep_at, |next| next.min(sweep_at));
-        tokio::select! {
-            biased;
-            () = source.changed() => take(&core, &mut source, &mut roster, &mut seen),
-            () = core.changed.notified() => {}
-            () = tokio::time::sleep_until(next) => {}
+        if changed {
+            next = rebuild(&core, &roster, &mut tables);
         }
+        let wake = next.map_or(sweep_at, |next: Instant| next.min(sweep_at));
+        changed = tokio::select! {
+            biased;
+            // A sign of life of the registry changes nothing.
+            () = source.changed() => take(&core, &mut source, &mut roster, &mut seen),
+            () = core.changed.notified() => true,
+            () = tokio::time::sleep_until(wake) => true,
+        };
         let now = Instant::now();
         if now >= sweep_at {
             sweep(&core, &roster);
@@ -61,19 +66,20 @@ pub(super) async fn follow(core: Arc<Core>, mut source: Source) {
     }
 }
 
-/// Takes the current list in, where it is another than the last one.
+/// Takes the current list in; returns whether it is another than the last one.
 fn take(
     core: &Core,
     source: &mut Source,
     roster: &mut Roster,
     seen: &mut Option<Arc<crate::watch::Service>>,
-) {
+) -> bool {
     let now_ms = core.millis(Instant::now());
     let name = &core.settings.endpoint;
     match source {
         Source::Lists(lists) => {
             let list: Vec<_> = lists.borrow_and_update().iter().cloned().map(Arc::new).collect();
             roster.update(list.iter(), name, now_ms);
+            true
         }
         Source::Registry { pictures, service, .. } => {
             let picture = Arc::clone(&pictures.borrow_and_update());
@@ -81,11 +87,13 @@ fn take(
                 None => {
                     let problem = picture.problem.as_ref().map(|p| p.to_string().into());
                     core.listing.send_modify(|listing| listing.problem = problem);
+                    false
                 }
-                Some(same) if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, same)) => {}
+                Some(same) if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, same)) => false,
                 Some(service) => {
                     roster.update(service.instances.values(), name, now_ms);
                     *seen = Some(Arc::clone(service));
+                    true
                 }
             }
         }

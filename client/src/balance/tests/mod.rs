@@ -2,6 +2,7 @@
 
 mod ejection;
 mod lists;
+mod races;
 mod shares;
 
 use super::{Balance, Balancer, Change, Observer, Outcome, Pick};
