@@ -2,6 +2,7 @@
 
 use rollcall_core::{
     command::{PutServicePolicy, Register},
+    egress::Rules,
     name::Invalid,
 };
 use rollcall_proto::{convert::Refused, error};
@@ -11,13 +12,22 @@ use tonic::Status;
 /// be worse than none.
 const RUNS_CHECKS: bool = false;
 
-/// Refuses registrations that this server cannot keep.
-pub(super) fn admit(register: &Register) -> Result<(), Status> {
-    let checked = register.items.iter().position(|item| !item.spec.checks.is_empty());
-    match checked {
-        Some(i) if !RUNS_CHECKS => Err(no_checks(&format!("items[{i}].spec"))),
-        Some(_) | None => Ok(()),
+/// Refuses registrations that this server cannot keep, or whose addresses no instance can have.
+pub(super) fn admit(register: &Register, rules: &Rules) -> Result<(), Status> {
+    for (i, item) in register.items.iter().enumerate() {
+        if !RUNS_CHECKS && !item.spec.checks.is_empty() {
+            return Err(no_checks(&format!("items[{i}].spec")));
+        }
+        for (j, endpoint) in item.spec.endpoints.iter().enumerate() {
+            if let Err(forbidden) = rules.check(endpoint.address) {
+                let field = format!("items[{i}].spec.endpoints[{j}].host");
+                let problem = format!("{}: {forbidden}", endpoint.address);
+                tracing::warn!(instance = %item.name, address = %endpoint.address, %forbidden, "a registration was refused");
+                return Err(error::of_invalid(Invalid::new(field, problem)));
+            }
+        }
     }
+    Ok(())
 }
 
 /// Refuses policies that this server cannot keep.
