@@ -5,6 +5,7 @@
 //!
 //! * [`name`], [`instance`], [`policy`]: what callers declare, parsed once into types that cannot be wrong
 //! * [`check`]: what the registry tests, and the judge that turns results into verdicts
+//! * [`signals`], [`checkers`]: what is kept of them, and which node probes which instance
 //! * [`record`]: what the registry knows of an instance, and the events that led there
 //! * [`command`]: every way in which the state can change or refuse
 //! * [`state`]: `State::apply`, the only writer
@@ -15,6 +16,7 @@
 #![deny(clippy::wildcard_enum_match_arm, clippy::cast_possible_truncation)]
 
 pub mod check;
+pub mod checkers;
 pub mod command;
 pub mod instance;
 pub mod lease;
@@ -23,6 +25,7 @@ pub mod policy;
 pub mod protection;
 pub mod query;
 pub mod record;
+pub mod signals;
 pub mod state;
 
 pub use command::{Command, Outcome, Rejection, Stamped};

@@ -1,6 +1,10 @@
 //! What operators settle for a service as a whole.
 
-use crate::{instance::limit, name::Invalid};
+use crate::{
+    check::{Check, Checks},
+    instance::limit,
+    name::Invalid,
+};
 use std::time::Duration;
 
 /// Policy of a service. Every part is optional; what is missing has the default named here.
@@ -17,6 +21,9 @@ pub struct Policy {
     pub evict_unhealthy_after: Option<Duration>,
     /// Share of leases (0-1) that may run out within the window before protection begins; default 0.5.
     pub protection_threshold: Option<f64>,
+    /// Checks of the instances that declare none themselves; default none. One whose endpoint an instance does not
+    /// have does not apply to it.
+    pub checks: Checks,
 }
 
 impl Policy {
@@ -42,19 +49,25 @@ impl Policy {
         wait("dns_ttl", self.dns_ttl, Self::DNS_TTL_MAX)?;
         wait("evict_after", self.evict_after, limit::EVICT_AFTER_MAX)?;
         wait("evict_unhealthy_after", self.evict_unhealthy_after, limit::EVICT_AFTER_MAX)?;
+        let size: usize = self.checks.iter().map(Check::size).sum();
+        if size > limit::SPEC_BYTES {
+            let problem = format!("{size} bytes, at most {} are allowed", limit::SPEC_BYTES);
+            return Err(Invalid::new("health_checks", problem));
+        }
         Ok(self)
     }
 
-    /// The parts as integers, for hashing: shares in parts per million, times in ms.
-    pub(crate) fn digest(&self) -> [Option<u64>; 5] {
+    /// The parts, for hashing: shares by their bits, times in ms.
+    pub(crate) fn digest(&self) -> ([Option<u64>; 5], &Checks) {
         let ms = |d: Option<Duration>| d.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        [
+        let numbers = [
             ms(self.dns_ttl),
             self.fail_open_below.map(f64::to_bits),
             ms(self.evict_after),
             ms(self.evict_unhealthy_after),
             self.protection_threshold.map(f64::to_bits),
-        ]
+        ];
+        (numbers, &self.checks)
     }
 }
 

@@ -144,6 +144,7 @@ impl Gate {
 struct Tally {
     /// `(generation, lease_epoch)` of those that expired.
     expired: Vec<(u64, u32)>,
+    /// Held back, by protection or by a passing check.
     held: u32,
     due: u32,
 }
@@ -152,7 +153,7 @@ impl Tally {
     fn ran_out(&mut self, lease: &RanOut, state: LeaseState) {
         match state {
             LeaseState::Expired => self.expired.push((lease.generation, lease.lease_epoch)),
-            LeaseState::Held => self.held += 1,
+            LeaseState::Held | LeaseState::Lost => self.held += 1,
             LeaseState::Current => {}
         }
     }
@@ -183,7 +184,7 @@ pub fn exit(state: &State, scope: &Scope, thresholds: &Thresholds) -> Option<Rea
     (few || total == 0).then_some(Reason::ProtectionEnded)
 }
 
-/// Leases that run or are held, without those that were released: these are on their way out.
+/// Leases that run or are held back, without those that were released: these are on their way out.
 fn listed(state: &State, scope: &Scope) -> u32 {
     let released = match scope {
         Scope::Cluster => state.released().len(),
@@ -195,7 +196,7 @@ fn listed(state: &State, scope: &Scope) -> u32 {
         }
     };
     let leases = counts(state, scope);
-    leases.current + leases.held.saturating_sub(count(released))
+    leases.current + leases.lost + leases.held.saturating_sub(count(released))
 }
 
 fn counts(state: &State, scope: &Scope) -> LeaseCounts {
@@ -218,7 +219,7 @@ fn still_out(state: &State, lease: &RanOut) -> Option<LeaseState> {
     let standing = record.lease.filter(|standing| standing.epoch == lease.lease_epoch)?;
     match standing.state {
         LeaseState::Held if state.released().contains(&lease.generation) => None,
-        LeaseState::Held | LeaseState::Expired => Some(standing.state),
+        LeaseState::Held | LeaseState::Lost | LeaseState::Expired => Some(standing.state),
         LeaseState::Current => None,
     }
 }

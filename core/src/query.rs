@@ -210,7 +210,12 @@ mod tests {
         send(&mut state, Command::PutServicePolicy(put));
         let expire = |state: &mut State, generation| {
             let evidence = "".into();
-            let items = vec![crate::command::Expiry { generation, lease_epoch: 1, evidence }];
+            let items = vec![crate::command::Expiry {
+                generation,
+                lease_epoch: 1,
+                overdue: false,
+                evidence,
+            }];
             let expire = crate::command::ExpireLeases { items, actor: OPERATOR() };
             send(state, Command::ExpireLeases(expire));
         };

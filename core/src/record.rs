@@ -3,6 +3,7 @@
 use crate::{
     instance::{Spec, Transport},
     name::{InstanceName, ServiceName},
+    signals::Signals,
 };
 use std::{fmt, sync::Arc};
 
@@ -124,6 +125,22 @@ pub enum Reason {
     ProtectionReleased,
     /// Protection lasted its longest and ended.
     ProtectionTimedOut,
+    /// A check began to pass.
+    CheckPassed,
+    /// A check began to fail.
+    CheckFailed,
+    /// The verdict of a check changes again and again.
+    CheckFlaps,
+    /// The verdict of a check has stopped changing.
+    CheckSteady,
+    /// The policy of the service names other checks.
+    ChecksChanged,
+    /// Its heartbeat stream broke, and its checks failed at once.
+    StreamBroken,
+    /// It says itself that it serves badly.
+    SelfDegraded,
+    /// It says itself that it serves well again.
+    SelfRecovered,
 }
 
 impl Reason {
@@ -147,6 +164,14 @@ impl Reason {
             Self::ProtectionEnded => "protection_ended",
             Self::ProtectionReleased => "protection_released",
             Self::ProtectionTimedOut => "protection_timed_out",
+            Self::CheckPassed => "check_passed",
+            Self::CheckFailed => "check_failed",
+            Self::CheckFlaps => "check_flaps",
+            Self::CheckSteady => "check_steady",
+            Self::ChecksChanged => "checks_changed",
+            Self::StreamBroken => "stream_broken",
+            Self::SelfDegraded => "self_degraded",
+            Self::SelfRecovered => "self_recovered",
         }
     }
 }
@@ -243,6 +268,8 @@ pub enum LeaseState {
     Held,
     /// Ran out.
     Expired,
+    /// Ran out, while a critical check passes: the checks decide.
+    Lost,
 }
 
 /// A lease: the right to stay listed. Its handle is the generation of its instance.
@@ -293,6 +320,8 @@ pub struct Record {
     pub health: HealthStatus,
     /// Why it has this health.
     pub reason: Reason,
+    /// What its checks and its own word say.
+    pub signals: Signals,
     /// Admin state, unless plainly enabled.
     pub admin: Option<Arc<Admin>>,
     /// Revision of the last change.
@@ -418,10 +447,9 @@ impl Record {
         }
     }
 
-    /// Whether the lease has run out and the instance is neither protected nor in maintenance.
-    pub fn evictable(&self) -> bool {
+    /// Whether its lease has run out for good.
+    pub fn is_expired(&self) -> bool {
         self.lease.is_some_and(|lease| lease.state == LeaseState::Expired)
-            && self.admin_state() != AdminState::Maintenance
     }
 
     /// Whether protection holds this generation.

@@ -9,6 +9,7 @@ use proptest::{prelude::*, strategy::ValueTree};
 use random::{Step, steps};
 use rollcall_core::{
     Command, State,
+    check::{Check, Verdict},
     command::{Done, Expired},
     name::ServiceName,
     record::{LeaseState, Record, Scope, Subject},
@@ -171,10 +172,14 @@ fn allowed(
     event: &rollcall_core::record::Event,
     before: &State,
 ) -> Result<(), TestCaseError> {
-    use rollcall_core::record::{AdminState, Reason};
+    use rollcall_core::record::{AdminState, HealthStatus, Reason};
     let lease = old.lease.map(|lease| (old.generation, lease.epoch));
     let maintenance = old.admin_state() == AdminState::Maintenance;
     match event.reason {
+        // The last critical check of an instance whose lease was over has failed.
+        Reason::LeaseExpired if matches!(command, Command::ReportHealth(_)) => {
+            prop_assert_eq!(old.lease.map(|lease| lease.state), Some(LeaseState::Lost));
+        }
         Reason::LeaseExpired => {
             let Command::ExpireLeases(expire) = command else {
                 return Err(TestCaseError::fail("expired by something else"));
@@ -184,17 +189,27 @@ fn allowed(
             prop_assert!(named.any(|item| item == lease));
             prop_assert!(!maintenance);
             let released = before.released().contains(&old.generation);
-            prop_assert!(released || !before.is_protected(&old.name.service));
+            let critical = before.checks(old).any(|check| !check.advisory);
+            prop_assert!(released || critical || !before.is_protected(&old.name.service));
         }
         Reason::Evicted => {
             let Command::EvictInstances(evict) = command else {
                 return Err(TestCaseError::fail("evicted by something else"));
             };
-            let mut named =
-                evict.items.iter().map(|item| Some((item.generation, item.lease_epoch)));
-            prop_assert!(named.any(|item| item == lease));
-            prop_assert!(!maintenance && !before.is_protected(&old.name.service));
-            prop_assert_eq!(old.lease.map(|lease| lease.state), Some(LeaseState::Expired));
+            let epoch = old.lease.map_or(0, |lease| lease.epoch);
+            let mut named = evict
+                .items
+                .iter()
+                .filter(|item| (item.generation, item.lease_epoch) == (old.generation, epoch));
+            let expired = old.lease.is_some_and(|lease| lease.state == LeaseState::Expired);
+            let held = before.is_protected(&old.name.service) && !before.is_dead_by_checks(old);
+            let unhealthy = old.signals.heard().and_then(|heard| heard.unhealthy_since);
+            prop_assert!(!maintenance);
+            let asked = named.any(|item| match item.unhealthy_since {
+                None => expired && !held,
+                since => since == unhealthy && old.health == HealthStatus::Unhealthy,
+            });
+            prop_assert!(asked);
         }
         _ => {}
     }
@@ -212,6 +227,7 @@ fn same_besides_parts(a: &State, b: &State) -> Result<(), TestCaseError> {
     prop_assert_eq!(a.request_window(), b.request_window());
     prop_assert_eq!(a.waits_for_time(), b.waits_for_time());
     prop_assert_eq!(a.is_overdue(), b.is_overdue());
+    prop_assert_eq!(a.checkers(), b.checkers());
     for service in random::services() {
         prop_assert_eq!(a.service_revision(&service), b.service_revision(&service));
     }
@@ -241,7 +257,7 @@ fn consistent(state: &State) -> Result<(), TestCaseError> {
             prop_assert!(record.revision <= service.revision);
             prop_assert_eq!(record.lease.is_some(), record.spec.ttl.is_some());
             generations.insert(record.generation, record.name.clone());
-            healthy(record)?;
+            healthy(state, record)?;
             let Some(lease) = record.lease else { continue };
             prop_assert_eq!(lease.epoch, record.lease_epoch);
             match lease.state {
@@ -253,6 +269,7 @@ fn consistent(state: &State) -> Result<(), TestCaseError> {
                     prop_assert!(released || state.is_protected(name), "held by nothing");
                 }
                 LeaseState::Expired => leases.expired += 1,
+                LeaseState::Lost => leases.lost += 1,
             }
             let missed = state.checkpoint(record.generation).is_some();
             prop_assert!(!missed || lease.state == LeaseState::Current);
@@ -261,6 +278,7 @@ fn consistent(state: &State) -> Result<(), TestCaseError> {
         all.current += leases.current;
         all.held += leases.held;
         all.expired += leases.expired;
+        all.lost += leases.lost;
     }
     prop_assert_eq!(state.lease_counts(), all);
     prop_assert_eq!(state.service_count(), state.services().len() - idle);
@@ -284,14 +302,44 @@ fn consistent(state: &State) -> Result<(), TestCaseError> {
     from_scratch(state)
 }
 
-fn healthy(record: &Record) -> Result<(), TestCaseError> {
-    use rollcall_core::record::HealthStatus;
-    let expected = match record.lease.map(|lease| lease.state) {
-        None | Some(LeaseState::Current) => HealthStatus::Healthy,
-        Some(LeaseState::Held) => HealthStatus::Degraded,
-        Some(LeaseState::Expired) => HealthStatus::Expired,
-    };
-    prop_assert_eq!(record.health, expected);
+/// Health told the other way round: what is excluded by what is known.
+fn healthy(state: &State, record: &Record) -> Result<(), TestCaseError> {
+    use rollcall_core::record::HealthStatus as Health;
+    let lease = record.lease.map(|lease| lease.state);
+    prop_assert_eq!(record.health == Health::Expired, lease == Some(LeaseState::Expired));
+    let critical: Vec<Verdict> = state
+        .checks(record)
+        .filter(|check| !check.advisory)
+        .map(|check| record.signals.opinion(&check.id).verdict)
+        .collect();
+    let any = |verdict| critical.contains(&verdict);
+    match record.health {
+        Health::Expired => {}
+        Health::Unhealthy => prop_assert!(any(Verdict::Failing)),
+        Health::Starting => prop_assert!(any(Verdict::Starting) && !any(Verdict::Failing)),
+        Health::Healthy => {
+            prop_assert!(matches!(lease, None | Some(LeaseState::Current)));
+            prop_assert!(critical.iter().all(|verdict| *verdict == Verdict::Passing));
+            let fails =
+                |check: &Check| record.signals.opinion(&check.id).verdict == Verdict::Failing;
+            prop_assert!(!state.checks(record).any(fails));
+        }
+        Health::Degraded => {
+            prop_assert!(lease == Some(LeaseState::Held) || !any(Verdict::Failing));
+        }
+    }
+    if lease == Some(LeaseState::Lost) && !critical.is_empty() {
+        prop_assert!(any(Verdict::Passing), "nothing speaks for {}", record.name);
+    }
+    let heard = record.signals.heard();
+    let unhealthy = heard.is_some_and(|heard| heard.unhealthy_since.is_some());
+    prop_assert_eq!(unhealthy, record.health == Health::Unhealthy);
+    let lost = heard.is_some_and(|heard| heard.lost_ms.is_some());
+    prop_assert_eq!(lost, lease == Some(LeaseState::Lost));
+    let ids: BTreeSet<_> = state.checks(record).map(|check| check.id.clone()).collect();
+    for standing in heard.into_iter().flat_map(|heard| &heard.standings) {
+        prop_assert!(ids.contains(&standing.check), "{} is no check", standing.check);
+    }
     let last = record.history.events().last().unwrap();
     prop_assert_eq!((last.revision, last.to), (record.revision, Some(record.status())));
     Ok(())

@@ -138,6 +138,8 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::HeldByOperator { .. } => {
             plain(Code::FailedPrecondition, reason::HELD_BY_OPERATOR)
         }
+        // Between nodes only: no caller proposes on the word of checkers.
+        Rejection::CheckersChanged { .. } => plain(Code::Aborted, reason::REFUSED),
         Rejection::NotProtected { .. } => plain(Code::FailedPrecondition, reason::NOT_PROTECTED),
     }
 }
@@ -203,7 +205,7 @@ mod tests {
     use crate::stored::arbitrary;
 
     /// Code, reason, metadata and violated fields of each refusal, in the order of `arbitrary::rejections`.
-    const TABLE: [(Code, &str, &str, &str); 13] = [
+    const TABLE: [(Code, &str, &str, &str); 14] = [
         (Code::FailedPrecondition, reason::FENCED, "generation=7", ""),
         (Code::FailedPrecondition, reason::DEREGISTERED, "", ""),
         (Code::Aborted, reason::REVISION_MISMATCH, "current=4", ""),
@@ -216,6 +218,7 @@ mod tests {
         (Code::ResourceExhausted, reason::QUOTA_EXCEEDED, "", "limits.overrides"),
         (Code::InvalidArgument, reason::INVALID_REQUEST, "", "items"),
         (Code::FailedPrecondition, reason::HELD_BY_OPERATOR, "", ""),
+        (Code::Aborted, reason::REFUSED, "", ""),
         (Code::FailedPrecondition, reason::NOT_PROTECTED, "", ""),
     ];
 

@@ -17,7 +17,7 @@ use rollcall_registry::{
 use std::time::Duration;
 use support::{
     Running, Settings, batch, instance_name, options_in, padded, persistent, registration, single,
-    within,
+    tcp_check, within,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -230,7 +230,7 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
         assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["items".into()]));
     }
     let mut checked = registration("web", "good", 1);
-    checked.spec.as_mut().unwrap().health_checks = vec![v1::HealthCheck::default()];
+    checked.spec.as_mut().unwrap().health_checks = vec![tcp_check("c")];
     let status = node.registration().register(batch(vec![checked])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert_eq!(node.resolve("web").await, [""; 0], "nothing of all that was registered");

@@ -140,7 +140,12 @@ impl Checks {
             }
             parsed.push(check.checked().map_err(within)?);
         }
-        Ok(Self((!parsed.is_empty()).then(|| Arc::new(parsed))))
+        Ok(Self::accepted(parsed))
+    }
+
+    /// The checks as they were accepted once, as a log or snapshot holds them: nothing is judged again.
+    pub fn accepted(checks: Vec<Check>) -> Self {
+        Self((!checks.is_empty()).then(|| Arc::new(checks)))
     }
 
     /// Whether each one has an endpoint of `spec` to probe. Errors name the field as `health_checks[i]...`.

@@ -46,6 +46,12 @@ pub enum Command {
     EvictInstances(EvictInstances),
     /// Begins or ends protection of a scope.
     SetProtection(SetProtection),
+    /// Takes verdicts of checks.
+    ReportHealth(ReportHealth),
+    /// Takes what owners say of themselves.
+    ReportSelf(ReportSelf),
+    /// Names the nodes that probe.
+    SetCheckers(SetCheckers),
     /// Lets cluster time pass while nothing else happens.
     AdvanceTime,
 }
@@ -192,6 +198,8 @@ pub struct Expiry {
     pub generation: u64,
     /// Epoch on which this was decided.
     pub lease_epoch: u32,
+    /// Its checks have kept it listed for as long as they can: it ends although they pass.
+    pub overdue: bool,
     /// What the leader saw, for the journal.
     pub evidence: Arc<str>,
 }
@@ -210,8 +218,10 @@ pub struct EvictInstances {
 pub struct Eviction {
     /// Generation on which this was decided.
     pub generation: u64,
-    /// Lease epoch on which this was decided.
+    /// Lease epoch on which this was decided; 0 where persistent.
     pub lease_epoch: u32,
+    /// Revision at which it became UNHEALTHY, where it goes for that; `None` = because its lease ran out.
+    pub unhealthy_since: Option<u64>,
     /// What the leader saw, for the journal.
     pub evidence: Arc<str>,
 }
@@ -263,6 +273,8 @@ pub enum Done {
     Expired(Vec<Expired>),
     /// The count of instances removed.
     Evicted(u32),
+    /// For each verdict or self-report, in order.
+    Reported(Vec<Reported>),
     /// The command took effect, or had none to take.
     Applied,
 }
@@ -287,6 +299,8 @@ pub enum Expired {
     Expired,
     /// The lease ran out, but protection holds the instance.
     Held,
+    /// The lease ran out, but a critical check passes: the checks decide.
+    Lost,
     /// The instance is in maintenance: its lease does not end.
     Suspended,
     /// Decided on a generation or epoch that is gone: no effect.
@@ -367,6 +381,14 @@ pub enum Rejection {
         state: Arc<str>,
         /// Who set it.
         actor: Arc<str>,
+    },
+    /// The set of checkers is another one now.
+    #[error("the checkers of epoch {epoch} are not those of epoch {current}, which stand")]
+    CheckersChanged {
+        /// On which the command rests.
+        epoch: u64,
+        /// That stands.
+        current: u64,
     },
     /// The scope is not protected.
     #[error("{scope} is not protected, there is nothing to release")]

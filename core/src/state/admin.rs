@@ -2,9 +2,11 @@
 
 use super::{Change, Service, State};
 use crate::{
+    check::Checks,
     command::{DeleteServicePolicy, Done, PutServicePolicy, Quota, Rejection, SetAdminState},
     instance::limit,
     name::InstanceName,
+    policy::Policy,
     record::{Actor, Admin, AdminState, Reason, Record, Subject},
 };
 use std::sync::Arc;
@@ -129,7 +131,7 @@ impl State {
             |service| Service::clone(&service),
         );
         service.policy = Some(Arc::new(put.policy.clone()));
-        self.policy_event(service, Reason::PolicyPut, &put.actor);
+        self.change_policy(service, Reason::PolicyPut, &put.actor);
         Ok(Done::Applied)
     }
 
@@ -141,13 +143,14 @@ impl State {
         if let Some(service) = old.cloned() {
             let mut service = Service::clone(&service);
             service.policy = None;
-            self.policy_event(service, Reason::PolicyDeleted, &delete.actor);
+            self.change_policy(service, Reason::PolicyDeleted, &delete.actor);
         }
         Ok(Done::Applied)
     }
 
-    fn policy_event(&mut self, service: Service, reason: Reason, actor: &Actor) {
-        self.event(Change {
+    fn change_policy(&mut self, mut service: Service, reason: Reason, actor: &Actor) {
+        let before = self.service(&service.name).and_then(|service| service.policy.clone());
+        let event = self.event(Change {
             subject: Subject::Policy(service.name.clone()),
             generation: 0,
             from: None,
@@ -156,6 +159,18 @@ impl State {
             actor,
             evidence: "".into(),
         });
+        let checks = |policy: &Option<Arc<Policy>>| match policy {
+            Some(policy) => policy.checks.clone(),
+            None => Checks::default(),
+        };
+        let changed = checks(&before) != checks(&service.policy);
+        if changed {
+            service.checks_since = event.revision;
+        }
+        let name = service.name.clone();
         self.put_service(service);
+        if changed {
+            self.follow_checks(&name, before.as_deref(), actor);
+        }
     }
 }

@@ -62,7 +62,8 @@ impl State {
             && aging.services.is_empty()
             && aging.requests.is_empty()
             && aging.admins.is_empty()
-            && self.protections.is_empty())
+            && self.protections.is_empty()
+            && self.leases.lost == 0)
     }
 
     /// Whether more has come to its end than one command carries out. The next command carries on, whichever it is;
@@ -243,6 +244,7 @@ impl Remembered {
             Ok(Done::Registered(items)) => items.len(),
             Ok(Done::Deregistered(items)) => items.len(),
             Ok(Done::Expired(items)) => items.len(),
+            Ok(Done::Reported(items)) => items.len(),
             Ok(Done::Evicted(_) | Done::Applied) | Err(_) => 1,
         }
     }
@@ -273,6 +275,9 @@ fn identity(command: &Command) -> Option<(&RequestId, u128)> {
         Command::CheckpointLeases(_)
         | Command::ExpireLeases(_)
         | Command::EvictInstances(_)
+        | Command::ReportHealth(_)
+        | Command::ReportSelf(_)
+        | Command::SetCheckers(_)
         | Command::AdvanceTime => None,
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{Protection, Remembered, Retired, Service, State};
 use crate::{
+    checkers::Checkers,
     command::RequestId,
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
@@ -29,6 +30,8 @@ pub enum Part {
         revision: u64,
         /// Its policy.
         policy: Option<Arc<Policy>>,
+        /// See [`Service::checks_since`].
+        checks_since: u64,
         /// Cluster time at which it is forgotten, where it is idle.
         due_ms: Option<u64>,
     },
@@ -85,6 +88,8 @@ pub enum Part {
         /// Since when and why.
         protection: Arc<Protection>,
     },
+    /// The nodes that probe.
+    Checkers(Arc<Checkers>),
     /// A lease that missed a beat, or that is released.
     Lease {
         /// The handle.
@@ -176,6 +181,7 @@ impl State {
                 name: service.name.clone(),
                 revision: service.revision,
                 policy: service.policy.clone(),
+                checks_since: service.checks_since,
                 due_ms: due.filter(|_| service.is_idle()).map(|(due, _)| *due),
             };
             std::iter::once(head).chain(service.instances.values().map(|record| Part::Instance {
@@ -227,7 +233,9 @@ impl State {
             remaining_ms: None,
             released: true,
         });
-        protections.chain(missed).chain(released)
+        let named = self.checkers.epoch() > 0;
+        let checkers = named.then(|| Part::Checkers(self.checkers.clone()));
+        protections.chain(missed).chain(released).chain(checkers)
     }
 }
 
@@ -293,10 +301,11 @@ impl Loader {
                     Some(_) | None => self.recent.push(event),
                 }
             }
-            Part::Service { name, revision, policy, due_ms } => {
+            Part::Service { name, revision, policy, checks_since, due_ms } => {
                 let mut service = Service::empty(name);
                 service.revision = revision;
                 service.policy = policy;
+                service.checks_since = checks_since;
                 if let Some(due_ms) = due_ms {
                     let idle = (due_ms, service.name.clone());
                     state.aging.services.insert(revision, idle);
@@ -315,6 +324,7 @@ impl Loader {
             | Part::Floor { .. }
             | Part::Request { .. }
             | Part::Protection { .. }
+            | Part::Checkers(_)
             | Part::Lease { .. }) => self.kept(kept),
         }
         Ok(())
@@ -335,6 +345,7 @@ impl Loader {
             Part::Protection { scope, protection } => {
                 state.protections.insert(scope, protection);
             }
+            Part::Checkers(checkers) => state.checkers = checkers,
             Part::Lease { generation, remaining_ms, released } => {
                 if let Some(remaining) = remaining_ms {
                     state.checkpoints.insert(generation, remaining);

@@ -6,7 +6,7 @@ use crate::{
         Done, ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, Rejection,
         SetProtection,
     },
-    record::{Actor, AdminState, HealthStatus, Lease, LeaseState, Reason, Record, Scope, Subject},
+    record::{Actor, AdminState, Lease, LeaseState, Reason, Record, Scope, Subject},
 };
 use std::sync::Arc;
 
@@ -49,17 +49,24 @@ impl State {
         }
         let protected = self.is_protected(&record.name.service);
         let released = self.released.contains(&item.generation);
-        match lease.state {
-            LeaseState::Expired => Expired::Expired,
-            LeaseState::Held if protected && !released => Expired::Held,
-            LeaseState::Current if protected => {
-                self.end_lease(&record, LeaseState::Held, actor, item.evidence.clone());
-                Expired::Held
-            }
-            LeaseState::Current | LeaseState::Held => {
-                self.end_lease(&record, LeaseState::Expired, actor, item.evidence.clone());
-                Expired::Expired
-            }
+        let to = match lease.state {
+            LeaseState::Expired => return Expired::Expired,
+            LeaseState::Held if protected && !released => return Expired::Held,
+            LeaseState::Held => LeaseState::Expired,
+            LeaseState::Current => self.end_of_lease(&record),
+            // The checks have had their time; but what runs out together is held back together.
+            LeaseState::Lost if item.overdue && protected => return Expired::Lost,
+            LeaseState::Lost if item.overdue => LeaseState::Expired,
+            // No longer, where the checks that kept it have been taken away.
+            LeaseState::Lost => self.end_of_lease(&record),
+        };
+        if to != lease.state {
+            self.end_lease(&record, to, actor, item.evidence.clone());
+        }
+        match to {
+            LeaseState::Held => Expired::Held,
+            LeaseState::Lost => Expired::Lost,
+            LeaseState::Expired | LeaseState::Current => Expired::Expired,
         }
     }
 
@@ -70,29 +77,13 @@ impl State {
         actor: &Actor,
         evidence: Arc<str>,
     ) {
-        let (health, reason) = match to {
-            LeaseState::Held => (HealthStatus::Degraded, Reason::HeartbeatLost),
-            LeaseState::Expired | LeaseState::Current => {
-                (HealthStatus::Expired, Reason::LeaseExpired)
-            }
+        let reason = match to {
+            LeaseState::Held | LeaseState::Lost => Reason::HeartbeatLost,
+            LeaseState::Expired | LeaseState::Current => Reason::LeaseExpired,
         };
-        let mut new = Record::clone(record);
-        new.lease = record.lease.map(|lease| Lease { epoch: lease.epoch, state: to });
-        new.health = health;
-        new.reason = reason;
-        new.status_ms = self.wall_ms;
-        let event = self.event(Change {
-            subject: Subject::Instance(record.name.clone()),
-            generation: record.generation,
-            from: Some(record.status()),
-            to: Some(new.status()),
-            reason,
-            actor,
-            evidence,
-        });
-        new.revision = event.revision;
-        new.history = record.history.and(event);
-        self.put(Some(record), Some(new));
+        let lease = record.lease.map(|lease| Lease { epoch: lease.epoch, state: to });
+        let new = Record { lease, ..Record::clone(record) };
+        self.revise(record, new, reason, actor, evidence);
     }
 
     pub(super) fn set_protection(&mut self, set: &SetProtection) -> Result<Done, Rejection> {
@@ -114,7 +105,7 @@ impl State {
         for (generation, lease_epoch) in restore {
             let expired = Lease { epoch: *lease_epoch, state: LeaseState::Expired };
             let record = self.by_generation(*generation).filter(|record| {
-                record.lease == Some(expired) && self.is_protected(&record.name.service)
+                record.lease == Some(expired) && self.end_of_lease(record) == LeaseState::Held
             });
             if let Some(record) = record.cloned() {
                 let evidence = "protection began within the window of its expiry";

@@ -1,10 +1,11 @@
 //! The catalogue, and `apply`: its only writer. Total and deterministic: equal logs give equal states.
 //!
 //! `mod.rs` holds the data, the way in and the one place where a record is replaced;
-//! `register`, `remove`, `lease`, `admin` hold what the commands mean, `aging` what time does, `image` the snapshot.
+//! `register`, `remove`, `lease`, `health`, `admin` hold what the commands mean, `aging` what time does, `image` the snapshot.
 
 mod admin;
 mod aging;
+mod health;
 mod image;
 mod lease;
 mod register;
@@ -16,6 +17,7 @@ pub use aging::Remembered;
 pub use image::{Damaged, Header, Loader, Part};
 
 use crate::{
+    checkers::Checkers,
     command::{Command, Done, Outcome, Rejection, Stamped},
     instance::limit,
     name::{InstanceId, InstanceName, Label, ServiceName},
@@ -39,6 +41,8 @@ pub struct Service {
     pub revision: u64,
     /// Its policy.
     pub policy: Option<Arc<Policy>>,
+    /// Revision at which the checks in its policy changed last; 0 = never.
+    pub checks_since: u64,
     /// Its instances by id.
     pub instances: OrdMap<InstanceId, Arc<Record>>,
     /// Its leases by state.
@@ -54,6 +58,8 @@ pub struct LeaseCounts {
     pub held: u32,
     /// Ran out.
     pub expired: u32,
+    /// Ran out, kept listed by a passing check.
+    pub lost: u32,
 }
 
 impl LeaseCounts {
@@ -63,6 +69,7 @@ impl LeaseCounts {
             LeaseState::Current => &mut self.current,
             LeaseState::Held => &mut self.held,
             LeaseState::Expired => &mut self.expired,
+            LeaseState::Lost => &mut self.lost,
         };
         *slot = slot.checked_add_signed(delta).expect("a lease is counted once when it is put");
     }
@@ -115,6 +122,7 @@ pub struct State {
     overrides: OrdMap<Arc<InstanceName>, Arc<Admin>>,
     addresses: OrdMap<IpAddr, u32>,
     protections: OrdMap<Scope, Arc<Protection>>,
+    checkers: Arc<Checkers>,
     floors: OrdMap<Label, u64>,
     floor: u64,
     requests: OrdMap<crate::command::RequestId, Arc<Remembered>>,
@@ -147,6 +155,7 @@ impl State {
             overrides: OrdMap::new(),
             addresses: OrdMap::new(),
             protections: OrdMap::new(),
+            checkers: Arc::default(),
             floors: OrdMap::new(),
             floor: 0,
             requests: OrdMap::new(),
@@ -183,6 +192,9 @@ impl State {
             Command::ExpireLeases(expire) => self.expire_leases(expire),
             Command::EvictInstances(evict) => self.evict_instances(evict),
             Command::SetProtection(set) => self.set_protection(set),
+            Command::ReportHealth(report) => self.report_health(report),
+            Command::ReportSelf(report) => self.report_self(report),
+            Command::SetCheckers(set) => self.set_checkers(set),
             Command::AdvanceTime => Ok(Done::Applied),
         }
     }
@@ -329,6 +341,9 @@ impl State {
         self.generation = self.generation.saturating_add(EPOCH_STEP);
         self.floor = self.revision;
         self.floors.clear();
+        // A node of the lost time may have named checkers that are not known here.
+        let epoch = self.checkers.epoch().saturating_add(EPOCH_STEP);
+        self.checkers = Arc::new(Checkers::new(epoch, self.checkers.nodes().to_vec()));
         // How long a lease had left when the backup was made says nothing now.
         self.checkpoints.clear();
         let services: Vec<Arc<Service>> = self.services.values().cloned().collect();
@@ -421,7 +436,7 @@ impl State {
                 self.checkpoints.remove(&new.generation);
                 self.held.insert(new.generation);
             }
-            Some(LeaseState::Expired) => {
+            Some(LeaseState::Expired | LeaseState::Lost) => {
                 self.checkpoints.remove(&new.generation);
             }
             Some(LeaseState::Current) | None => {}
@@ -467,6 +482,7 @@ impl Service {
             name,
             revision: 0,
             policy: None,
+            checks_since: 0,
             instances: OrdMap::new(),
             leases: LeaseCounts::default(),
         }

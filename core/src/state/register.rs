@@ -6,6 +6,7 @@ use crate::{
     instance::{Spec, limit},
     name::{InstanceName, ServiceName},
     record::{Actor, HealthStatus, Lease, LeaseState, Reason, Record, Subject, Tombstone},
+    signals::Signals,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -140,9 +141,11 @@ impl State {
             Lease { epoch: new.lease_epoch, state: LeaseState::Current }
         });
         if reason == Reason::Restored {
-            new.health = HealthStatus::Healthy;
             new.reason = reason;
         }
+        let was_dead = record.is_expired();
+        new.signals = self.signals_at_registration(Some(record), &new, was_dead);
+        self.judge(&mut new, reason);
         self.enlist(Some(record), new, reason, actor)
     }
 
@@ -157,7 +160,7 @@ impl State {
         let tombstone = self.unbury(&item.name);
         let name = old.map_or_else(|| self.shared_name(item), |record| record.name.clone());
         let held_by_operator = self.overrides.get(&name).cloned();
-        let new = Record {
+        let mut new = Record {
             name: name.clone(),
             spec: self.shared(&item.name, &item.spec),
             nonce: item.nonce,
@@ -166,6 +169,7 @@ impl State {
             lease_epoch: u32::from(item.spec.ttl.is_some()),
             health: HealthStatus::Healthy,
             reason: if old.is_some() { Reason::TakenOver } else { Reason::Registered },
+            signals: Signals::default(),
             admin: held_by_operator,
             revision: 0,
             create_revision: old.map_or(self.revision + 1, |record| record.create_revision),
@@ -177,6 +181,9 @@ impl State {
                 (None, None) => Default::default(),
             },
         };
+        new.signals = self.signals_at_registration(old.map(|old| &**old), &new, true);
+        let reason = new.reason;
+        self.judge(&mut new, reason);
         let Some(old) = old else {
             return self.enlist(None, new, Reason::Registered, actor);
         };

@@ -3,7 +3,7 @@
 use super::{Change, Retired, State, register::check_batch};
 use crate::{
     command::{Deregister, Deregistration, Done, EvictInstances, Rejection},
-    record::{Actor, Reason, Record, Subject, Tombstone},
+    record::{Actor, AdminState, Reason, Record, Subject, Tombstone},
 };
 use std::sync::Arc;
 
@@ -47,13 +47,29 @@ impl State {
         let mut evicted = 0;
         for item in &evict.items {
             let Some(record) = self.by_generation(item.generation).cloned() else { continue };
-            let same = record.lease.is_some_and(|lease| lease.epoch == item.lease_epoch);
-            if same && record.evictable() && !self.is_protected(&record.name.service) {
+            let epoch = record.lease.map_or(0, |lease| lease.epoch);
+            if epoch == item.lease_epoch && self.may_evict(&record, item.unhealthy_since) {
                 self.remove(&record, Reason::Evicted, &evict.actor, item.evidence.clone());
                 evicted += 1;
             }
         }
         Ok(Done::Evicted(evicted))
+    }
+
+    /// Whether an instance may be removed: because its lease ran out, or because it is UNHEALTHY since that revision
+    /// and its service wants such instances removed. Protection does not keep what its checks call dead.
+    pub fn may_evict(&self, record: &Record, unhealthy_since: Option<u64>) -> bool {
+        if record.admin_state() == AdminState::Maintenance {
+            return false;
+        }
+        let Some(since) = unhealthy_since else {
+            return record.is_expired()
+                && (self.is_dead_by_checks(record) || !self.is_protected(&record.name.service));
+        };
+        let policy = self.service(&record.name.service).and_then(|service| service.policy.as_ref());
+        let heard = record.signals.heard();
+        policy.is_some_and(|policy| policy.evict_unhealthy_after.is_some())
+            && heard.is_some_and(|heard| heard.unhealthy_since == Some(since))
     }
 
     fn remove(&mut self, record: &Arc<Record>, reason: Reason, actor: &Actor, evidence: Arc<str>) {

@@ -69,6 +69,7 @@ fn an_operator_can_still_clear_when_no_more_admin_states_can_be_kept() {
         lease_epoch: 0,
         health: crate::record::HealthStatus::Healthy,
         reason: Reason::Registered,
+        signals: Default::default(),
         admin: None,
         revision: 1,
         create_revision: 1,

@@ -3,14 +3,15 @@
 
 use rollcall_core::{
     Command, Outcome, Rejection, Stamped, State,
+    check::{Check, Checks, Opinion, Probe, Verdict},
     command::{
         Deregister, Deregistration, Done, EvictInstances, Eviction, ExpireLeases, Expired, Expiry,
-        LeaseCheckpoint, ProtectionChange, Register, Registered, Registration, RequestId,
-        SetAdminState, SetProtection,
+        Finding, LeaseCheckpoint, ProtectionChange, Register, Registered, Registration,
+        ReportHealth, Reported, RequestId, SetAdminState, SetCheckers, SetProtection, Source,
     },
     instance::{Endpoint, Spec, Transport, Ttl},
     name::{InstanceName, Label, ServiceName},
-    record::{Actor, AdminState, Event, Record, Scope},
+    record::{Actor, AdminState, Event, HealthStatus, Reason, Record, Scope},
     state::{Loader, Part},
 };
 use std::{sync::Arc, time::Duration};
@@ -50,6 +51,16 @@ pub(crate) fn spec(address: &str, ttl: u64) -> Spec {
     };
     let ttl = (ttl > 0).then(|| Ttl::parse(Duration::from_secs(ttl)).unwrap());
     Spec { ttl, ..Spec::new(vec![endpoint]).unwrap() }
+}
+
+/// TCP checks of these ids, critical unless `~` follows.
+pub(crate) fn checks(ids: &[&str]) -> Checks {
+    let check = |id: &&str| {
+        let name = Label::parse("check_id", id.trim_end_matches('~')).unwrap();
+        let advisory = id.ends_with('~');
+        Check { advisory, ..Check::new(name, Probe::Tcp { tls: false }) }
+    };
+    Checks::parse(ids.iter().map(check).collect()).unwrap()
 }
 
 /// A first registration of that instance by the owner `nonce`.
@@ -114,7 +125,17 @@ impl Registry {
     }
 
     pub(crate) fn expire(&mut self, generation: u64, lease_epoch: u32) -> Expired {
-        let items = vec![Expiry { generation, lease_epoch, evidence: "silent".into() }];
+        self.end_lease(generation, lease_epoch, false)
+    }
+
+    /// As an expiry after which the checks have had their time, if `overdue`.
+    pub(crate) fn end_lease(
+        &mut self,
+        generation: u64,
+        lease_epoch: u32,
+        overdue: bool,
+    ) -> Expired {
+        let items = vec![Expiry { generation, lease_epoch, overdue, evidence: "silent".into() }];
         match self.send(Command::ExpireLeases(ExpireLeases { items, actor: node() })).result {
             Ok(Done::Expired(done)) => done[0],
             other => panic!("an expiry came to {other:?}"),
@@ -122,7 +143,17 @@ impl Registry {
     }
 
     pub(crate) fn evict(&mut self, generation: u64, lease_epoch: u32) -> u32 {
-        let items = vec![Eviction { generation, lease_epoch, evidence: "gone".into() }];
+        self.evict_for(generation, lease_epoch, None)
+    }
+
+    pub(crate) fn evict_for(
+        &mut self,
+        generation: u64,
+        lease_epoch: u32,
+        unhealthy_since: Option<u64>,
+    ) -> u32 {
+        let evidence = "gone".into();
+        let items = vec![Eviction { generation, lease_epoch, unhealthy_since, evidence }];
         match self.send(Command::EvictInstances(EvictInstances { items, actor: node() })).result {
             Ok(Done::Evicted(count)) => count,
             other => panic!("an eviction came to {other:?}"),
@@ -184,6 +215,59 @@ impl Registry {
         let command =
             SetProtection { scope, change, actor, evidence: "seen".into(), request_id: None };
         self.send(Command::SetProtection(command)).result
+    }
+
+    /// Names the nodes that probe.
+    pub(crate) fn set_checkers(&mut self, nodes: &[u64]) -> Result<Done, Rejection> {
+        let epoch = self.state.checkers().epoch() + 1;
+        let set = SetCheckers { epoch, nodes: nodes.to_vec(), actor: node() };
+        self.send(Command::SetCheckers(set)).result
+    }
+
+    /// What the checker of an instance found, as it should report it.
+    pub(crate) fn finding(&self, instance: &str, check: &str, verdict: Verdict) -> Finding {
+        let record = self.get(instance).unwrap();
+        Finding {
+            generation: record.generation,
+            basis: self.state.basis(record),
+            check: Label::parse("check_id", check).unwrap(),
+            opinion: Opinion { verdict, ..Opinion::PASSING },
+            evidence: "probed".into(),
+        }
+    }
+
+    /// Whether the verdict was taken.
+    pub(crate) fn report(&mut self, source: Source, item: Finding) -> Reported {
+        let report = ReportHealth { source, items: vec![item], actor: node() };
+        match self.send(Command::ReportHealth(report)).result {
+            Ok(Done::Reported(done)) => done[0],
+            other => panic!("a report came to {other:?}"),
+        }
+    }
+
+    /// The verdict of the checker, which must count.
+    pub(crate) fn judge(&mut self, instance: &str, check: &str, verdict: Verdict) {
+        let item = self.finding(instance, check, verdict);
+        let source = self.checker(instance);
+        assert_eq!(self.report(source, item), Reported::Taken);
+    }
+
+    /// As whom the checker of an instance reports.
+    pub(crate) fn checker(&self, instance: &str) -> Source {
+        let checkers = self.state.checkers();
+        let node = checkers.of(&name(instance)).expect("there are checkers");
+        Source::Checker { node, epoch: checkers.epoch() }
+    }
+
+    /// Quick probes of this check have failed.
+    pub(crate) fn fail_quickly(&mut self, instance: &str, check: &str) -> Reported {
+        let item = self.finding(instance, check, Verdict::Failing);
+        self.report(Source::Quick, item)
+    }
+
+    pub(crate) fn health(&self, instance: &str) -> (HealthStatus, Reason) {
+        let record = self.get(instance).unwrap();
+        (record.health, record.reason)
     }
 
     pub(crate) fn get(&self, instance: &str) -> Option<&Record> {

@@ -3,12 +3,15 @@
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use rollcall_core::{
     Command, Outcome, Rejection, State,
+    check::{Opinion, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, PutServicePolicy,
-        Register, Registration, RequestId, SetAdminState, SetProtection,
+        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        PutServicePolicy, Register, Registration, ReportHealth, ReportSelf, Reported, RequestId,
+        SelfReport, SetAdminState, SetCheckers, SetProtection, Source,
     },
-    name::{InstanceName, ServiceName},
+    instance::Spec,
+    name::{InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
 };
@@ -30,13 +33,26 @@ pub(crate) enum Input {
     Register(Vec<Item>),
     Deregister(Vec<Gone>),
     SetAdmin(u8, AdminState, Option<u64>, Which, Option<Expect>),
-    Policy(u8, Option<u64>),
+    Policy(u8, Option<u64>, u8),
+    Report(Vec<Found>),
+    Say(u8, Which, bool),
+    Checkers(u8, bool),
     Checkpoint(Vec<(u8, Which, Option<u32>)>),
-    Expire(Vec<(u8, Which)>),
-    Evict(Vec<(u8, Which)>),
+    Expire(Vec<(u8, Which)>, bool),
+    Evict(Vec<(u8, Which)>, bool),
     Protect(u8, Vec<(u8, Which)>),
     Unprotect(u8, Reason),
     Idle,
+}
+
+/// What somebody found about which check of which instance, and whether it rests on what stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    name: u8,
+    which: Which,
+    check: u8,
+    opinion: Opinion,
+    current: bool,
 }
 
 /// Which instance, by which generation, whether it may be missing, what is expected.
@@ -48,6 +64,7 @@ pub(crate) struct Item {
     nonce: u128,
     host: u8,
     ttl: u64,
+    checks: u8,
     held: Which,
     expect: Option<Expect>,
 }
@@ -68,6 +85,10 @@ pub(crate) enum Expect {
     Standing,
     Wrong,
 }
+
+/// Checks that instances and policies have.
+const CHECKS: [&[&str]; 5] = [&[], &["c"], &["c", "d~"], &["c", "e"], &["d~"]];
+const CHECK_IDS: [&str; 3] = ["c", "d", "e"];
 
 /// Names that commands are about.
 const NAMES: [&str; 6] = ["web/a", "web/b", "web/c", "api/a", "ops:web/a", "ops:job/a"];
@@ -130,10 +151,14 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(name, state, until, which, expect)| {
                 Input::SetAdmin(name, state, until, which, expect)
             }),
-        2 => (index(), option::of(0..3_u64)).prop_map(|(name, wait)| Input::Policy(name, wait)),
+        2 => (index(), option::of(0..3_u64), 0..5_u8)
+            .prop_map(|(name, wait, checks)| Input::Policy(name, wait, checks)),
+        14 => vec(found(), 0..4).prop_map(Input::Report),
+        2 => (index(), which(), any::<bool>()).prop_map(|(name, which, bad)| Input::Say(name, which, bad)),
+        3 => (1..4_u8, prop::bool::weighted(0.8)).prop_map(|(nodes, next)| Input::Checkers(nodes, next)),
         3 => missed.prop_map(Input::Checkpoint),
-        8 => leases().prop_map(Input::Expire),
-        5 => leases().prop_map(Input::Evict),
+        8 => (leases(), prop::bool::weighted(0.3)).prop_map(|(leases, overdue)| Input::Expire(leases, overdue)),
+        5 => (leases(), prop::bool::weighted(0.3)).prop_map(|(leases, unhealthy)| Input::Evict(leases, unhealthy)),
         2 => (index(), leases()).prop_map(|(scope, restore)| Input::Protect(scope, restore)),
         2 => (index(), ends).prop_map(|(scope, reason)| Input::Unprotect(scope, reason)),
         1 => Just(Input::Idle),
@@ -142,8 +167,31 @@ fn input() -> impl Strategy<Value = Input> {
 
 fn item() -> impl Strategy<Value = Item> {
     let ttl = prop_oneof![6 => Just(10_u64), 1 => Just(20), 1 => Just(0)];
-    (0..6_u8, 1..4_u128, 1..4_u8, ttl, which(), expect()).prop_map(
-        |(name, nonce, host, ttl, held, expect)| Item { name, nonce, host, ttl, held, expect },
+    let checks =
+        prop_oneof![4 => Just(0_u8), 3 => Just(1), 2 => Just(2), 2 => Just(3), 1 => Just(4)];
+    (0..6_u8, 1..4_u128, 1..4_u8, ttl, checks, which(), expect()).prop_map(
+        |(name, nonce, host, ttl, checks, held, expect)| Item {
+            name,
+            nonce,
+            host,
+            ttl,
+            checks,
+            held,
+            expect,
+        },
+    )
+}
+
+fn found() -> impl Strategy<Value = Found> {
+    let verdict = prop_oneof![
+        1 => Just(Verdict::Starting),
+        6 => Just(Verdict::Passing),
+        6 => Just(Verdict::Failing),
+    ];
+    let opinion = (verdict, prop::bool::weighted(0.4), prop::bool::weighted(0.3))
+        .prop_map(|(verdict, flapping, hasty)| Opinion { verdict, flapping, hasty });
+    (0..6_u8, which(), 0..3_u8, opinion, prop::bool::weighted(0.9)).prop_map(
+        |(name, which, check, opinion, current)| Found { name, which, check, opinion, current },
     )
 }
 
@@ -218,17 +266,33 @@ impl Step {
                     expected_revision: expect.map(|expect| expect.of(*name, state)),
                 })
             }
-            Input::Policy(name, None) => {
+            Input::Report(found) => self.report(found, state),
+            Input::Say(name, which, bad) => {
+                let degraded = bad.then(|| "busy".into());
+                let items = vec![SelfReport { generation: which.of(*name, state).0, degraded }];
+                Command::ReportSelf(ReportSelf { items, actor })
+            }
+            Input::Checkers(nodes, next) => {
+                let epoch = state.checkers().epoch() + u64::from(*next);
+                let nodes = [1, 2].into_iter().filter(|node| nodes & node > 0).map(u64::from);
+                Command::SetCheckers(SetCheckers { epoch, nodes: nodes.collect(), actor })
+            }
+            Input::Policy(name, None, _) => {
                 let service = named(*name).service;
                 Command::DeleteServicePolicy(DeleteServicePolicy { service, actor, request_id })
             }
-            Input::Policy(name, Some(wait)) => {
+            Input::Policy(name, Some(wait), checks) => {
                 let evict_after = Some(Duration::from_secs(*wait));
-                let policy = Policy { evict_after, ..Policy::default() };
+                let policy = Policy {
+                    evict_after,
+                    evict_unhealthy_after: evict_after.filter(|_| *wait > 0),
+                    checks: super::given::checks(CHECKS[usize::from(*checks)]),
+                    ..Policy::default()
+                };
                 let service = named(*name).service;
                 Command::PutServicePolicy(PutServicePolicy { service, policy, actor, request_id })
             }
-            Input::Checkpoint(_) | Input::Expire(_) | Input::Evict(_) => self.on_leases(state),
+            Input::Checkpoint(_) | Input::Expire(..) | Input::Evict(..) => self.on_leases(state),
             Input::Protect(index, restore) => {
                 let restore = leases(restore, state);
                 self.protection(*index, ProtectionChange::Enter { restore })
@@ -251,21 +315,23 @@ impl Step {
                 };
                 Command::CheckpointLeases(items.iter().map(item).collect())
             }
-            Input::Expire(names) => {
+            Input::Expire(names, overdue) => {
                 let evidence: Arc<str> = "".into();
                 let item = |(generation, lease_epoch)| Expiry {
                     generation,
                     lease_epoch,
+                    overdue: *overdue,
                     evidence: evidence.clone(),
                 };
                 let items = leases(names, state).into_iter().map(item).collect();
                 Command::ExpireLeases(ExpireLeases { items, actor })
             }
-            Input::Evict(names) => {
+            Input::Evict(names, unhealthy) => {
                 let evidence: Arc<str> = "".into();
                 let item = |(generation, lease_epoch)| Eviction {
                     generation,
                     lease_epoch,
+                    unhealthy_since: unhealthy.then(|| unhealthy_since(state, generation)),
                     evidence: evidence.clone(),
                 };
                 let items = leases(names, state).into_iter().map(item).collect();
@@ -273,6 +339,34 @@ impl Step {
             }
             _ => Command::AdvanceTime,
         }
+    }
+
+    /// Of whom it comes is decided by the first item; that it rests on something old, by each.
+    fn report(&self, found: &[Found], state: &State) -> Command {
+        let checkers = state.checkers();
+        let source = match found.first() {
+            Some(first) if first.opinion.hasty => Source::Quick,
+            Some(first) => {
+                let node = checkers.of(&named(first.name)).unwrap_or(1);
+                let epoch = checkers.epoch() + u64::from(self.by == 0 && !first.current);
+                Source::Checker { node, epoch }
+            }
+            None => Source::Quick,
+        };
+        let item = |found: &Found| {
+            let record = state.instance(&named(found.name));
+            let basis = record.map_or(0, |record| state.basis(record));
+            let check = CHECK_IDS[usize::from(found.check)];
+            Finding {
+                generation: found.which.of(found.name, state).0,
+                basis: if found.current { basis } else { basis.saturating_sub(1) },
+                check: Label::parse("check_id", check).unwrap(),
+                opinion: found.opinion,
+                evidence: "".into(),
+            }
+        };
+        let items = found.iter().map(item).collect();
+        Command::ReportHealth(ReportHealth { source, items, actor: self.actor() })
     }
 
     fn protection(&self, index: u8, change: ProtectionChange) -> Command {
@@ -298,6 +392,12 @@ impl Step {
     }
 }
 
+fn unhealthy_since(state: &State, generation: u64) -> u64 {
+    let record = state.by_generation(generation);
+    let heard = record.and_then(|record| record.signals.heard());
+    heard.and_then(|heard| heard.unhealthy_since).unwrap_or(1)
+}
+
 fn leases(names: &[(u8, Which)], state: &State) -> Vec<(u64, u32)> {
     names.iter().map(|(name, which)| which.of(*name, state)).collect()
 }
@@ -314,9 +414,11 @@ fn deregistration(item: &Gone, state: &State) -> Deregistration {
 
 impl Item {
     fn registration(&self, state: &State) -> Registration {
+        let spec = super::given::spec(&format!("10.0.0.{}:80", self.host), self.ttl);
+        let checks = super::given::checks(CHECKS[usize::from(self.checks)]);
         Registration {
             name: named(self.name),
-            spec: Arc::new(super::given::spec(&format!("10.0.0.{}:80", self.host), self.ttl)),
+            spec: Arc::new(Spec { checks, ..spec }.checked().unwrap()),
             nonce: self.nonce,
             held_generation: self.held.of(self.name, state).0,
             expected_revision: self.expect.map(|expect| expect.of(self.name, state)),
@@ -335,6 +437,9 @@ pub(crate) fn has_request_id(command: &Command) -> bool {
         Command::CheckpointLeases(_)
         | Command::ExpireLeases(_)
         | Command::EvictInstances(_)
+        | Command::ReportHealth(_)
+        | Command::ReportSelf(_)
+        | Command::SetCheckers(_)
         | Command::AdvanceTime => false,
     }
 }
@@ -365,7 +470,19 @@ pub(crate) const KINDS: &[&str] = &[
     "InvalidBatch",
     "HeldByOperator",
     "NotProtected",
+    "check_passed",
+    "check_failed",
+    "check_flaps",
+    "check_steady",
+    "checks_changed",
+    "stream_broken",
+    "self_degraded",
+    "self_recovered",
+    "CheckersChanged",
     "Held",
+    "Lost",
+    "Taken",
+    "Unchanged",
     "Suspended",
     "Superseded",
 ];
@@ -381,6 +498,10 @@ pub(crate) fn kind(outcome: &Outcome) -> String {
         Err(Rejection::InvalidBatch { .. }) => "InvalidBatch",
         Err(Rejection::HeldByOperator { .. }) => "HeldByOperator",
         Err(Rejection::NotProtected { .. }) => "NotProtected",
+        Err(Rejection::CheckersChanged { .. }) => "CheckersChanged",
+        Ok(Done::Reported(done)) if done.contains(&Reported::Taken) => "Taken",
+        Ok(Done::Reported(done)) if done.contains(&Reported::Unchanged) => "Unchanged",
+        Ok(Done::Expired(done)) if done.contains(&Expired::Lost) => "Lost",
         Ok(Done::Expired(done)) if done.contains(&Expired::Held) => "Held",
         Ok(Done::Expired(done)) if done.contains(&Expired::Suspended) => "Suspended",
         Ok(Done::Expired(done)) if done.contains(&Expired::Superseded) => "Superseded",

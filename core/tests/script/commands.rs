@@ -3,12 +3,14 @@
 use crate::words::{Words, duration, name, service};
 use rollcall_core::{
     Command, Outcome, Stamped, State,
+    check::{Opinion, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, PutServicePolicy,
-        Register, Registration, SetAdminState, SetProtection,
+        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        PutServicePolicy, Register, Registration, ReportHealth, ReportSelf, Reported, SelfReport,
+        SetAdminState, SetCheckers, SetProtection, Source,
     },
-    name::InstanceName,
+    name::{InstanceName, Label},
     policy::Policy,
     record::{AdminState, Event, LeaseState, Reason, Record, Scope, Subject},
     state::{Loader, Retired},
@@ -43,6 +45,9 @@ impl Stage {
             "enable" => self.admin(&mut words, AdminState::Enabled),
             "expire" => return self.expire(rest),
             "evict" => self.evict(&mut words),
+            "checkers" => self.checkers(&mut words),
+            "verdict" => self.verdict(&mut words),
+            "says" => self.says(&mut words),
             "missed" => self.checkpoint(&mut words, true),
             "cleared" => self.checkpoint(&mut words, false),
             "protect" => self.protect(&mut words),
@@ -82,8 +87,14 @@ impl Stage {
             "leases" => {
                 let leases = self.state.lease_counts();
                 let (current, held, expired) = (leases.current, leases.held, leases.expired);
+                let lost = match leases.lost {
+                    0 => String::new(),
+                    lost => format!(", kept by checks {lost}"),
+                };
                 let released = self.state.released().len();
-                format!("current {current}, held {held} (released {released}), expired {expired}\n")
+                format!(
+                    "current {current}, held {held} (released {released}), expired {expired}{lost}\n"
+                )
             }
             "remembered" => {
                 let (requests, age) = self.state.request_window();
@@ -181,25 +192,78 @@ impl Stage {
         self.send(Command::SetAdminState(set))
     }
 
-    /// `expire NAME|GENERATION [epoch=E], ..`: the lease that the leader saw run out; by name: the one that stands.
+    /// `expire NAME|GENERATION [epoch=E] [overdue], ..`: the lease that the leader saw run out; by name: the one that
+    /// stands; `overdue`: its checks have had their time.
     fn expire(&mut self, rest: &str) -> String {
         let mut items = Vec::new();
         for item in rest.split(", ") {
             let mut words = Words::of(item);
             let (generation, lease_epoch) = self.lease(&mut words);
-            items.push(Expiry { generation, lease_epoch, evidence: "no beat".into() });
+            let overdue = words.flag("overdue");
+            items.push(Expiry { generation, lease_epoch, overdue, evidence: "no beat".into() });
             words.end();
         }
         let actor = Words::of("").actor("registry:n1");
         self.send(Command::ExpireLeases(ExpireLeases { items, actor }))
     }
 
-    /// `evict NAME|GENERATION [epoch=E]`
+    /// `evict NAME|GENERATION [epoch=E] [unhealthy=REVISION]`
     fn evict(&mut self, words: &mut Words<'_>) -> String {
         let (generation, lease_epoch) = self.lease(words);
-        let items = vec![Eviction { generation, lease_epoch, evidence: "".into() }];
+        let unhealthy_since = words.number("unhealthy");
+        let evidence = "".into();
+        let items = vec![Eviction { generation, lease_epoch, unhealthy_since, evidence }];
         let actor = words.actor("registry:n1");
         self.send(Command::EvictInstances(EvictInstances { items, actor }))
+    }
+
+    /// `checkers 1+2 [epoch=E]`: the nodes that probe, as the successors of those that stand.
+    fn checkers(&mut self, words: &mut Words<'_>) -> String {
+        let nodes = words.take().split('+').map(|node| node.parse().unwrap()).collect();
+        let epoch = words.number("epoch").unwrap_or_else(|| self.state.checkers().epoch() + 1);
+        let actor = words.actor("registry:n1");
+        self.send(Command::SetCheckers(SetCheckers { epoch, nodes, actor }))
+    }
+
+    /// `verdict NAME|GENERATION CHECK passes|fails|starts [flapping] [quick] [node=N] [epoch=E] [basis=R]`
+    fn verdict(&mut self, words: &mut Words<'_>) -> String {
+        let which = words.take();
+        let record = match which.parse() {
+            Ok(generation) => self.state.by_generation(generation),
+            Err(_) => self.state.instance(&name(which)),
+        };
+        let basis = record.map_or(0, |record| self.state.basis(record));
+        let owner = record.and_then(|record| self.state.checkers().of(&record.name));
+        let generation = record.map_or_else(|| which.parse().unwrap(), |it| it.generation);
+        let check = Label::parse("check_id", words.take()).unwrap();
+        let verdict = match words.take() {
+            "passes" => Verdict::Passing,
+            "fails" => Verdict::Failing,
+            "starts" => Verdict::Starting,
+            word => panic!("`{word}`: passes, fails or starts"),
+        };
+        let opinion = Opinion { verdict, flapping: words.flag("flapping"), hasty: false };
+        let source = match words.flag("quick") {
+            true => Source::Quick,
+            false => Source::Checker {
+                node: words.number("node").or(owner).unwrap_or(1),
+                epoch: words.number("epoch").unwrap_or_else(|| self.state.checkers().epoch()),
+            },
+        };
+        let basis = words.number("basis").unwrap_or(basis);
+        let evidence = "probed".into();
+        let items = vec![Finding { generation, basis, check, opinion, evidence }];
+        let actor = words.actor("registry:n1");
+        self.send(Command::ReportHealth(ReportHealth { source, items, actor }))
+    }
+
+    /// `says NAME|GENERATION [degraded=WHY]`
+    fn says(&mut self, words: &mut Words<'_>) -> String {
+        let (generation, _) = self.lease(words);
+        let degraded = words.value("degraded").map(Into::into);
+        let items = vec![SelfReport { generation, degraded }];
+        let actor = words.actor("registry:n1");
+        self.send(Command::ReportSelf(ReportSelf { items, actor }))
     }
 
     /// `missed NAME remaining=3s`, `cleared NAME`
@@ -254,7 +318,7 @@ impl Stage {
         self.send(Command::SetProtection(set))
     }
 
-    /// `policy SERVICE evict_after=5s dns_ttl=1s [request=R]`, `policy SERVICE delete`
+    /// `policy SERVICE evict_after=5s dns_ttl=1s checks=c [request=R]`, `policy SERVICE delete`
     fn policy(&mut self, words: &mut Words<'_>) -> String {
         let service = service(words.take());
         let (actor, request_id) = (words.actor("operator:ann"), words.request_id());
@@ -266,8 +330,12 @@ impl Stage {
             dns_ttl: words.duration("dns_ttl"),
             fail_open_below: words.number("fail_open_below"),
             evict_after: words.duration("evict_after"),
+            evict_unhealthy_after: words.duration("evict_unhealthy_after"),
+            checks: words.checks(),
             ..Policy::default()
-        };
+        }
+        .checked()
+        .unwrap();
         let put = PutServicePolicy { service, policy, actor, request_id };
         self.send(Command::PutServicePolicy(put))
     }
@@ -345,6 +413,7 @@ impl Stage {
                     LeaseState::Current => "current",
                     LeaseState::Held => "held",
                     LeaseState::Expired => "expired",
+                    LeaseState::Lost => "lost",
                 };
                 format!("  lease {state}, epoch {}", lease.epoch)
             }
@@ -354,12 +423,43 @@ impl Stage {
             let _ = write!(out, ", missed a beat with {remaining} ms left");
         }
         out.push('\n');
+        out.push_str(&self.told_signals(record));
         if let Some(admin) = &record.admin {
             let _ = write!(out, "  {} by {}", admin.state.as_str(), admin.actor);
             if let Some(until) = admin.until {
                 let _ = write!(out, ", {} ms more", until - self.state.cluster_ms());
             }
             out.push('\n');
+        }
+        out
+    }
+
+    /// Checks and the instance's own word; nothing where there are none.
+    fn told_signals(&self, record: &Record) -> String {
+        let mut out = String::new();
+        for check in self.state.checks(record) {
+            let standing = record.signals.standing(&check.id);
+            let opinion = record.signals.opinion(&check.id);
+            let _ = write!(out, "  check {} {}", check.id, opinion.verdict.as_str());
+            for (is, word) in [
+                (check.advisory, "advisory"),
+                (opinion.flapping, "flapping"),
+                (opinion.hasty, "by quick probes"),
+                (standing.is_none(), "set later"),
+            ] {
+                out.push_str(&if is { format!(", {word}") } else { String::new() });
+            }
+            out.push('\n');
+        }
+        let heard = record.signals.heard();
+        if let Some(why) = heard.and_then(|heard| heard.self_report.as_ref()) {
+            let _ = writeln!(out, "  says of itself: {why}");
+        }
+        if let Some(since) = heard.and_then(|heard| heard.unhealthy_since) {
+            let _ = writeln!(out, "  unhealthy since revision {since}");
+        }
+        if let Some(since) = heard.and_then(|heard| heard.lost_ms) {
+            let _ = writeln!(out, "  lost for {} ms", self.state.cluster_ms() - since);
         }
         out
     }
@@ -449,8 +549,18 @@ fn told(command: &Command, outcome: &Outcome) -> String {
                 out.push_str(match done {
                     Expired::Expired => "expired\n",
                     Expired::Held => "held by protection\n",
+                    Expired::Lost => "its checks decide\n",
                     Expired::Suspended => "suspended by maintenance\n",
                     Expired::Superseded => "superseded, no effect\n",
+                });
+            }
+        }
+        (Done::Reported(done), _) => {
+            for done in done {
+                out.push_str(match done {
+                    Reported::Taken => "taken\n",
+                    Reported::Unchanged => "known\n",
+                    Reported::Superseded => "superseded, no effect\n",
                 });
             }
         }

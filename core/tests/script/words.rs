@@ -1,6 +1,7 @@
 //! The words of a command line: `register web/a nonce=1 ttl=10s at=10.0.0.1:80`.
 
 use rollcall_core::{
+    check::{Check, Checks, Probe},
     command::RequestId,
     instance::{Endpoint, Spec, Transport, Ttl},
     name::{InstanceName, Label, ServiceName},
@@ -63,7 +64,22 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// `at=10.0.0.1:80+10.0.0.2:80 ttl=10s weight=5 tags=a+b`, or the word `persistent`.
+    /// `checks=web+db~+admin@p1`: critical TCP checks of these ids, advisory with `~`, of the first endpoint or another.
+    pub(crate) fn checks(&mut self) -> Checks {
+        let texts = self.value("checks").unwrap_or_default().split('+');
+        let check = |text: &str| {
+            let (text, endpoint) = match text.split_once('@') {
+                Some((text, endpoint)) => (text, Some(Label::parse("endpoint", endpoint).unwrap())),
+                None => (text, None),
+            };
+            let id = Label::parse("check_id", text.trim_end_matches('~')).unwrap();
+            let advisory = text.ends_with('~');
+            Check { advisory, endpoint, ..Check::new(id, Probe::Tcp { tls: false }) }
+        };
+        Checks::parse(texts.filter(|text| !text.is_empty()).map(check).collect()).unwrap()
+    }
+
+    /// `at=10.0.0.1:80+10.0.0.2:80 ttl=10s weight=5 tags=a+b checks=c`, or the word `persistent`.
     pub(crate) fn spec(&mut self) -> Spec {
         let addresses = self.value("at").unwrap_or("10.0.0.1:80").split('+');
         let endpoint = |(i, address): (usize, &str)| Endpoint {
@@ -78,6 +94,7 @@ impl<'a> Words<'a> {
         spec.weight = self.number("weight").unwrap_or(Spec::DEFAULT_WEIGHT);
         let tags = self.value("tags").unwrap_or_default().split('+');
         spec.tags = tags.filter(|tag| !tag.is_empty()).map(Into::into).collect();
+        spec.checks = self.checks();
         spec.checked().unwrap()
     }
 

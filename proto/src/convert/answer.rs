@@ -1,5 +1,6 @@
 //! Core types into answers.
 
+use super::checks::{check_statuses, health_checks};
 use crate::v1;
 use bytes::{Bytes, BytesMut};
 use prost::encoding::message;
@@ -44,6 +45,12 @@ pub fn instance(record: &Record) -> v1::Instance {
         status_time: Some(timestamp(record.status_ms)),
         status_reason: event_reason(record.reason).into(),
         admin_detail: detail,
+        checks: check_statuses(&record.signals),
+        self_report: record
+            .signals
+            .heard()
+            .and_then(|heard| heard.self_report.as_ref())
+            .map(|why| why.as_ref().to_owned()),
     }
 }
 
@@ -59,7 +66,7 @@ pub fn instance_spec(spec: &Spec) -> v1::InstanceSpec {
         version: text(&spec.version),
         tags: spec.tags.iter().map(text).collect(),
         metadata: spec.metadata.iter().map(|(key, value)| (text(key), text(value))).collect(),
-        health_checks: Vec::new(),
+        health_checks: health_checks(&spec.checks),
         ttl: spec.ttl.map(|ttl| duration(ttl.duration())),
         persistent: spec.ttl.is_none(),
         evict_after: spec.evict_after.map(duration),
@@ -198,8 +205,8 @@ pub fn protection(
 
 /// Leases by state.
 pub fn lease_counts(counts: LeaseCounts) -> v1::LeaseCounts {
-    let LeaseCounts { current, held, expired } = counts;
-    v1::LeaseCounts { current, held, expired }
+    let LeaseCounts { current, held, expired, lost } = counts;
+    v1::LeaseCounts { current, held, expired, lost }
 }
 
 /// A policy.
@@ -210,6 +217,7 @@ pub fn policy(policy: &Policy) -> v1::ServicePolicy {
         evict_after: policy.evict_after.map(duration),
         evict_unhealthy_after: policy.evict_unhealthy_after.map(duration),
         protection_threshold: policy.protection_threshold,
+        health_checks: health_checks(&policy.checks),
     }
 }
 
@@ -267,6 +275,14 @@ pub fn event_reason(reason: Reason) -> v1::EventReason {
         Reason::ProtectionEnded => Wire::ProtectionEnded,
         Reason::ProtectionReleased => Wire::ProtectionReleased,
         Reason::ProtectionTimedOut => Wire::ProtectionTimedOut,
+        Reason::CheckPassed => Wire::CheckPassed,
+        Reason::CheckFailed => Wire::CheckFailed,
+        Reason::CheckFlaps => Wire::CheckFlaps,
+        Reason::CheckSteady => Wire::CheckSteady,
+        Reason::ChecksChanged => Wire::ChecksChanged,
+        Reason::StreamBroken => Wire::StreamBroken,
+        Reason::SelfDegraded => Wire::SelfDegraded,
+        Reason::SelfRecovered => Wire::SelfRecovered,
     }
 }
 

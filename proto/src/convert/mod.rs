@@ -1,10 +1,11 @@
 //! Wire to core and core to wire: the only place that validates a message.
 //!
 //! `spec`, `write` and `read` take requests apart into core types or refuse them with the path of each wrong field;
-//! `answer` puts core types into answers. Messages that pass hold nothing that core would have to check again, except
+//! `answer` puts core types into answers; `checks` does both for checks. Messages that pass hold nothing that core would have to check again, except
 //! what depends on the state.
 
 mod answer;
+mod checks;
 mod problems;
 mod read;
 mod spec;
@@ -17,6 +18,7 @@ pub use answer::{
     instance_name, instance_spec, lease_counts, locality, policy, protection, registered,
     resolve_instance, scope, service_name, service_summary, status, timestamp,
 };
+pub use checks::{check_verdict, health_checks};
 pub use problems::Refused;
 pub use read::{
     BatchQuery, Consistency, Freshness, HistoryQuery, HistorySubject, InstanceQuery, ListQuery,

@@ -39,7 +39,6 @@ impl From<Invalid> for Refused {
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     invalid: Vec<Invalid>,
-    unimplemented: Vec<Invalid>,
 }
 
 impl Problems {
@@ -48,11 +47,6 @@ impl Problems {
     /// Notes a problem.
     pub(super) fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         self.invalid.push(Invalid::new(field, problem));
-    }
-
-    /// Notes something that this version does not do.
-    pub(super) fn unimplemented(&mut self, field: &str, problem: &str) {
-        self.unimplemented.push(Invalid::new(field, problem));
     }
 
     /// The value, or nothing and a note.
@@ -74,10 +68,9 @@ impl Problems {
         outer: impl Fn() -> String,
         inner: impl FnOnce(&mut Self) -> Option<T>,
     ) -> Option<T> {
-        let (invalid, unimplemented) = (self.invalid.len(), self.unimplemented.len());
+        let before = self.invalid.len();
         let value = inner(self);
-        let new = self.invalid.iter_mut().skip(invalid);
-        for found in new.chain(self.unimplemented.iter_mut().skip(unimplemented)) {
+        for found in self.invalid.iter_mut().skip(before) {
             let outer = outer();
             found.field =
                 if found.field.is_empty() { outer } else { format!("{outer}.{}", found.field) };
@@ -182,16 +175,13 @@ impl Problems {
     /// The value, if nothing was wrong.
     pub(super) fn finish<T>(mut self, value: Option<T>) -> Result<T, Refused> {
         match value {
-            Some(value) if self.invalid.is_empty() && self.unimplemented.is_empty() => Ok(value),
+            Some(value) if self.invalid.is_empty() => Ok(value),
             _ if !self.invalid.is_empty() => {
                 self.invalid.truncate(Self::MOST);
                 Err(Refused::Invalid(self.invalid))
             }
-            _ => match self.unimplemented.into_iter().next() {
-                Some(first) => Err(Refused::Unimplemented(first)),
-                // Nothing is refused without a note; should it be, the caller must not take it for accepted.
-                None => Err(Invalid::new("request", "was refused without a reason").into()),
-            },
+            // Nothing is refused without a note; should it be, the caller must not take it for accepted.
+            _ => Err(Invalid::new("request", "was refused without a reason").into()),
         }
     }
 }

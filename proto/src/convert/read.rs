@@ -503,5 +503,13 @@ pub fn read_event_reason(value: i32) -> Option<Reason> {
         Wire::ProtectionEnded => Reason::ProtectionEnded,
         Wire::ProtectionReleased => Reason::ProtectionReleased,
         Wire::ProtectionTimedOut => Reason::ProtectionTimedOut,
+        Wire::CheckPassed => Reason::CheckPassed,
+        Wire::CheckFailed => Reason::CheckFailed,
+        Wire::CheckFlaps => Reason::CheckFlaps,
+        Wire::CheckSteady => Reason::CheckSteady,
+        Wire::ChecksChanged => Reason::ChecksChanged,
+        Wire::StreamBroken => Reason::StreamBroken,
+        Wire::SelfDegraded => Reason::SelfDegraded,
+        Wire::SelfRecovered => Reason::SelfRecovered,
     })
 }

@@ -1,9 +1,11 @@
 //! What an owner declares, checked in full.
 
-use super::problems::{Problems, Refused};
+use super::{
+    checks::read_checks,
+    problems::{Problems, Refused},
+};
 use crate::v1;
 use rollcall_core::{
-    check::Checks,
     instance::{Endpoint, Locality, Spec, Transport, Ttl, limit},
     name::{InstanceName, Label, ServiceName, parse_text, shown},
 };
@@ -25,12 +27,6 @@ pub(super) fn read_spec(
     default_ttl: Duration,
     problems: &mut Problems,
 ) -> Option<Spec> {
-    if !spec.health_checks.is_empty() {
-        problems.unimplemented(
-            "health_checks",
-            "this version runs no checks; register without them, the lease alone decides",
-        );
-    }
     let ttl = read_ttl(spec.ttl, spec.persistent, default_ttl, problems);
     let endpoints = problems
         .count("endpoints", spec.endpoints.len(), 1, limit::ENDPOINTS)
@@ -48,6 +44,7 @@ pub(super) fn read_spec(
     let tags = read_tags(spec.tags, problems);
     let metadata = read_metadata(spec.metadata, problems);
     let evict_after = problems.duration("evict_after", spec.evict_after);
+    let checks = read_checks(spec.health_checks, problems);
     let spec = Spec {
         endpoints: endpoints?,
         locality: locality?,
@@ -58,7 +55,7 @@ pub(super) fn read_spec(
         metadata: metadata?,
         ttl: ttl?,
         evict_after: evict_after?,
-        checks: Checks::default(),
+        checks: checks?,
     };
     problems.take(spec.checked().map_err(|mut invalid| {
         // The limit of the whole is a problem of the field in which the spec stands.

@@ -179,17 +179,25 @@ fn every_limit_of_an_endpoint_names_its_path() {
 }
 
 #[test]
-fn checks_are_refused_as_not_implemented_and_never_ignored() {
-    let checked = |spec: &mut v1::InstanceSpec| {
-        spec.health_checks = vec![v1::HealthCheck::default()];
+fn a_wrong_check_names_its_path_in_the_spec_and_in_the_policy() {
+    let tcp = v1::health_check::TcpProbe { tls: false };
+    let check = |endpoint: &str| v1::HealthCheck {
+        check_id: "c".into(),
+        endpoint_name: endpoint.into(),
+        probe: Some(v1::health_check::Probe::Tcp(tcp)),
+        ..Default::default()
     };
-    assert_eq!(spoilt_spec(checked), ["unimplemented items[0].spec.health_checks"]);
-    // What is wrong besides goes first: it must be mended in any case.
-    let wrong = spoilt_spec(|spec| {
-        checked(spec);
-        spec.priority = 70_000;
-    });
-    assert_eq!(wrong, ["items[0].spec.priority"]);
+    let path = "items[0].spec.health_checks[0]";
+    let found = spoilt_spec(|spec| spec.health_checks = vec![v1::HealthCheck::default()]);
+    assert_eq!(found, [format!("{path}.check_id"), format!("{path}.probe")]);
+    let found = spoilt_spec(|spec| spec.health_checks = vec![check("missing")]);
+    assert_eq!(found, [format!("{path}.endpoint_name")]);
+    let found = spoilt_spec(|spec| spec.health_checks = vec![check(""); 9]);
+    assert_eq!(found, ["items[0].spec.health_checks"]);
+    let service = Some(v1::ServiceName { namespace: String::new(), service: "web".into() });
+    let policy = v1::ServicePolicy { health_checks: vec![check(""); 2], ..Default::default() };
+    let put = v1::PutServicePolicyRequest { service, policy: Some(policy), ..Default::default() };
+    assert_eq!(fields(put_policy(put, "x")), ["policy.health_checks[1].check_id"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{
     HANDLES,
+    checks::read_checks,
     problems::{Problems, Refused},
     spec::{read_name, read_service, read_spec},
 };
@@ -155,7 +156,7 @@ pub fn put_policy(
     let service = read_service("service", request.service, &mut problems);
     let policy = problems
         .need("policy", request.policy)
-        .and_then(|policy| problems.within(|| "policy".into(), |p| read_policy(&policy, p)));
+        .and_then(|policy| problems.within(|| "policy".into(), |p| read_policy(policy, p)));
     let request_id = read_request_id(&request.request_id, &mut problems);
     let command = (|| {
         Some(PutServicePolicy {
@@ -168,16 +169,18 @@ pub fn put_policy(
     problems.finish(command)
 }
 
-fn read_policy(policy: &v1::ServicePolicy, problems: &mut Problems) -> Option<Policy> {
+fn read_policy(policy: v1::ServicePolicy, problems: &mut Problems) -> Option<Policy> {
     let dns_ttl = problems.duration("dns_ttl", policy.dns_ttl);
     let evict_after = problems.duration("evict_after", policy.evict_after);
     let unhealthy = problems.duration("evict_unhealthy_after", policy.evict_unhealthy_after);
+    let checks = read_checks(policy.health_checks, problems);
     let policy = Policy {
         dns_ttl: dns_ttl?,
         fail_open_below: policy.fail_open_below,
         evict_after: evict_after?,
         evict_unhealthy_after: unhealthy?,
         protection_threshold: policy.protection_threshold,
+        checks: checks?,
     };
     problems.take(policy.checked())
 }

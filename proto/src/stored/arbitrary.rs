@@ -3,10 +3,12 @@
 use proptest::{collection::vec, option, prelude::*};
 use rollcall_core::{
     Command, Outcome, Rejection, Stamped,
+    check::{Check, Checks, CodeRange, HttpProbe, Method, Opinion, Probe, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, LeaseCheckpoint, ProtectionChange, PutServicePolicy, Quota,
-        Register, Registered, Registration, RequestId, SetAdminState, SetProtection,
+        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        PutServicePolicy, Quota, Register, Registered, Registration, ReportHealth, ReportSelf,
+        Reported, RequestId, SelfReport, SetAdminState, SetCheckers, SetProtection, Source,
     },
     instance::{Endpoint, Locality, Spec, Transport, Ttl},
     name::{InstanceId, InstanceName, Label, ServiceName},
@@ -71,7 +73,10 @@ prop_compose! {
         metadata in proptest::collection::btree_map("[a-z]{1,20}", text(100), 0..4),
         ttl in option::of(1_000_u64..=86_400_000),
         evict_after in option::of(span(86_400)),
+        checks in checks(),
     ) -> Spec {
+        // The checks are of the first endpoint.
+        let endpoints_over_tcp = endpoints.0.transport == Transport::Tcp;
         Spec {
             endpoints: [Some(endpoints.0), endpoints.1].into_iter().flatten().collect(),
             locality: Locality { region: locality.0, zone: locality.1, sub_zone: locality.2 },
@@ -82,11 +87,104 @@ prop_compose! {
             metadata: metadata.into_iter().map(|(k, v)| (k.into(), v)).collect(),
             ttl: ttl.map(|ms| Ttl::parse(Duration::from_millis(ms)).unwrap()),
             evict_after,
-            checks: rollcall_core::check::Checks::default(),
+            checks: if endpoints_over_tcp { checks } else { Checks::default() },
         }
         .checked()
         .unwrap()
     }
+}
+
+/// Few ids, so that verdicts meet their checks.
+fn check_id() -> impl Strategy<Value = Label> {
+    "[a-c]".prop_map(|text| Label::parse("check_id", &text).unwrap())
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    let method = prop::sample::select(Method::ALL.to_vec());
+    let headers = proptest::collection::btree_map("x-[a-z]{1,8}", "[ -~]{0,9}", 0..3);
+    let range = (200..400_u16, 400..600_u16).prop_map(|(first, last)| CodeRange { first, last });
+    let http = (method, "/[a-z/]{0,9}", headers, vec(range, 0..3), "[a-z]{0,4}", any::<bool>());
+    let http = http.prop_map(|(method, path, headers, accepted, body, tls)| HttpProbe {
+        method,
+        path: path.into(),
+        headers: headers.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        accepted,
+        body_contains: if method == Method::Head { "".into() } else { body.into() },
+        tls,
+    });
+    prop_oneof![
+        any::<bool>().prop_map(|tls| Probe::Tcp { tls }),
+        http.prop_map(Probe::Http),
+        ("[a-z.]{0,9}", any::<bool>())
+            .prop_map(|(service, tls)| Probe::Grpc { service: service.into(), tls }),
+    ]
+}
+
+prop_compose! {
+    fn check()(
+        id in check_id(),
+        interval in 1_000..3_600_000_u64,
+        timeout in 10..1_000_u64,
+        rise in 1..=100_u8,
+        fall in 1..=100_u8,
+        advisory in any::<bool>(),
+        grace in 0..3_600_000_u64,
+        probe in probe(),
+    ) -> Check {
+        let (interval, timeout) = (Duration::from_millis(interval), Duration::from_millis(timeout));
+        let startup_grace = Duration::from_millis(grace);
+        Check { id, interval, timeout, rise, fall, endpoint: None, advisory, startup_grace, probe }
+    }
+}
+
+pub(crate) fn checks() -> impl Strategy<Value = Checks> {
+    let parsed = vec(check(), 0..4).prop_map(|mut checks| {
+        checks.sort_by(|a, b| a.id.cmp(&b.id));
+        checks.dedup_by(|a, b| a.id == b.id);
+        Checks::parse(checks).unwrap()
+    });
+    prop_oneof![1 => Just(Checks::default()), 1 => parsed]
+}
+
+fn opinion() -> impl Strategy<Value = Opinion> {
+    let verdict = prop::sample::select(vec![Verdict::Starting, Verdict::Passing, Verdict::Failing]);
+    (verdict, any::<bool>(), any::<bool>()).prop_map(|(verdict, flapping, hasty)| Opinion {
+        verdict,
+        flapping,
+        hasty,
+    })
+}
+
+/// Half of the nodes and epochs are such that the state takes the verdict.
+fn health_commands() -> impl Strategy<Value = Command> {
+    let item = (generation(), 0..20_u64, check_id(), opinion(), text(100)).prop_map(
+        |(generation, basis, check, opinion, evidence)| Finding {
+            generation,
+            basis,
+            check,
+            opinion,
+            evidence,
+        },
+    );
+    let source = prop_oneof![
+        3 => (1..3_u64, 0..3_u64).prop_map(|(node, epoch)| Source::Checker { node, epoch }),
+        1 => (any::<u64>(), any::<u64>()).prop_map(|(node, epoch)| Source::Checker { node, epoch }),
+        2 => Just(Source::Quick),
+    ];
+    let own = (generation(), option::of(text(100)))
+        .prop_map(|(generation, degraded)| SelfReport { generation, degraded });
+    let nodes = prop_oneof![vec(1..3_u64, 0..3), vec(any::<u64>(), 0..5)];
+    prop_oneof![
+        4 => (source, vec(item, 0..5), actor()).prop_map(|(source, items, actor)| {
+            Command::ReportHealth(ReportHealth { source, items, actor })
+        }),
+        1 => (vec(own, 0..4), actor())
+            .prop_map(|(items, actor)| Command::ReportSelf(ReportSelf { items, actor })),
+        1 => (0..4_u64, nodes, actor())
+            .prop_map(|(epoch, nodes, actor)| {
+                Command::SetCheckers(SetCheckers { epoch, nodes, actor })
+            }),
+    ]
 }
 
 fn span(max_seconds: u64) -> impl Strategy<Value = Duration> {
@@ -96,15 +194,16 @@ fn span(max_seconds: u64) -> impl Strategy<Value = Duration> {
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     let span = || option::of(span(3_600));
     let share = || option::of(0.0..=1.0_f64);
-    (span(), share(), span(), span(), share()).prop_map(|(dns, open, evict, unhealthy, share)| {
-        Policy {
+    (span(), share(), span(), span(), share(), checks()).prop_map(
+        |(dns, open, evict, unhealthy, share, checks)| Policy {
             dns_ttl: dns,
             fail_open_below: open,
             evict_after: evict,
             evict_unhealthy_after: unhealthy,
             protection_threshold: share,
-        }
-    })
+            checks,
+        },
+    )
 }
 
 fn request_id() -> impl Strategy<Value = Option<RequestId>> {
@@ -142,6 +241,14 @@ pub(crate) fn reason() -> impl Strategy<Value = Reason> {
         Reason::ProtectionEnded,
         Reason::ProtectionReleased,
         Reason::ProtectionTimedOut,
+        Reason::CheckPassed,
+        Reason::CheckFailed,
+        Reason::CheckFlaps,
+        Reason::CheckSteady,
+        Reason::ChecksChanged,
+        Reason::StreamBroken,
+        Reason::SelfDegraded,
+        Reason::SelfRecovered,
     ])
 }
 
@@ -210,16 +317,22 @@ fn lease_commands() -> impl Strategy<Value = Command> {
             remaining_ms,
         },
     );
-    let expiry =
-        (generation(), epoch(), text(100)).prop_map(|(generation, lease_epoch, evidence)| Expiry {
+    let expiry = (generation(), epoch(), any::<bool>(), text(100)).prop_map(
+        |(generation, lease_epoch, overdue, evidence)| Expiry {
             generation,
             lease_epoch,
+            overdue,
             evidence,
-        });
-    let eviction =
-        (generation(), epoch(), text(100)).prop_map(|(generation, lease_epoch, evidence)| {
-            Eviction { generation, lease_epoch, evidence }
-        });
+        },
+    );
+    let eviction = (generation(), epoch(), option::of(0..20_u64), text(100)).prop_map(
+        |(generation, lease_epoch, unhealthy_since, evidence)| Eviction {
+            generation,
+            lease_epoch,
+            unhealthy_since,
+            evidence,
+        },
+    );
     let change = prop_oneof![
         vec((generation(), epoch()), 0..4).prop_map(|restore| ProtectionChange::Enter { restore }),
         reason().prop_map(ProtectionChange::Leave),
@@ -252,6 +365,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         2 => deregister(),
         2 => set_admin_state(),
         4 => lease_commands(),
+        4 => health_commands(),
         1 => put,
         1 => delete,
         1 => Just(Command::AdvanceTime),
@@ -288,6 +402,7 @@ pub(crate) fn rejections() -> Vec<Rejection> {
             state: "DRAINING".into(),
             actor: "operator".into(),
         },
+        Rejection::CheckersChanged { epoch: 3, current: 4 },
         Rejection::NotProtected { scope: Scope::Service(name().service) },
     ];
     for rejection in &all {
@@ -301,6 +416,7 @@ pub(crate) fn rejections() -> Vec<Rejection> {
             | Rejection::QuotaExceeded { .. }
             | Rejection::InvalidBatch { .. }
             | Rejection::HeldByOperator { .. }
+            | Rejection::CheckersChanged { .. }
             | Rejection::NotProtected { .. } => {}
         }
     }
@@ -321,11 +437,15 @@ pub(crate) fn outcome() -> impl Strategy<Value = Outcome> {
         Expired::Held,
         Expired::Suspended,
         Expired::Superseded,
+        Expired::Lost,
     ]);
+    let reported =
+        prop::sample::select(vec![Reported::Taken, Reported::Unchanged, Reported::Superseded]);
     let result = prop_oneof![
         vec(registered, 0..5).prop_map(|items| Ok(Done::Registered(items))),
         vec(any::<bool>(), 0..5).prop_map(|items| Ok(Done::Deregistered(items))),
         vec(expired, 0..5).prop_map(|items| Ok(Done::Expired(items))),
+        vec(reported, 0..5).prop_map(|items| Ok(Done::Reported(items))),
         any::<u32>().prop_map(|count| Ok(Done::Evicted(count))),
         Just(Ok(Done::Applied)),
         prop::sample::select(rejections()).prop_map(Err),

@@ -2,6 +2,10 @@
 
 use super::{
     Pool, StoredError,
+    checks::{
+        read_report, read_self_report, read_set_checkers, write_report, write_self_report,
+        write_set_checkers,
+    },
     values::{
         need, read_actor, read_admin_state, read_name, read_policy, read_reason, read_request_id,
         read_scope, read_service, read_span, read_spec, read_text, read_u128, write_actor,
@@ -50,14 +54,29 @@ pub(super) fn write(command: &Command) -> wire::Command {
         }),
         Command::CheckpointLeases(items) => Kind::CheckpointLeases(write_checkpoints(items)),
         Command::ExpireLeases(c) => {
-            let item = |i: &Expiry| (i.generation, i.lease_epoch, i.evidence.clone());
-            Kind::ExpireLeases(write_ends(c.items.iter().map(item), &c.actor))
+            let item = |item: &Expiry| kind::expire_leases::Item {
+                generation: item.generation,
+                lease_epoch: item.lease_epoch,
+                evidence: write_text(&item.evidence),
+                overdue: item.overdue,
+            };
+            let items = c.items.iter().map(item).collect();
+            Kind::ExpireLeases(kind::ExpireLeases { items, actor: Some(write_actor(&c.actor)) })
         }
         Command::EvictInstances(c) => {
-            let item = |i: &Eviction| (i.generation, i.lease_epoch, i.evidence.clone());
-            Kind::EvictInstances(write_ends(c.items.iter().map(item), &c.actor))
+            let item = |item: &Eviction| kind::evict_instances::Item {
+                generation: item.generation,
+                lease_epoch: item.lease_epoch,
+                evidence: write_text(&item.evidence),
+                unhealthy_since: item.unhealthy_since,
+            };
+            let items = c.items.iter().map(item).collect();
+            Kind::EvictInstances(kind::EvictInstances { items, actor: Some(write_actor(&c.actor)) })
         }
         Command::SetProtection(c) => Kind::SetProtection(write_protection(c)),
+        Command::ReportHealth(c) => Kind::ReportHealth(write_report(c)),
+        Command::ReportSelf(c) => Kind::ReportSelf(write_self_report(c)),
+        Command::SetCheckers(c) => Kind::SetCheckers(write_set_checkers(c)),
         Command::AdvanceTime => Kind::AdvanceTime(wire::Nothing {}),
     };
     wire::Command { kind: Some(kind) }
@@ -79,7 +98,7 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
         }),
         Kind::PutServicePolicy(c) => Command::PutServicePolicy(PutServicePolicy {
             service: read_service("service", c.service, pool)?,
-            policy: read_policy(need("policy", c.policy)?)?,
+            policy: read_policy(need("policy", c.policy)?, pool)?,
             actor: read_actor(c.actor, pool)?,
             request_id: read_request_id(&c.request_id)?,
         }),
@@ -89,23 +108,12 @@ pub(super) fn read(command: wire::Command, pool: &mut Pool) -> Read<Command> {
             request_id: read_request_id(&c.request_id)?,
         }),
         Kind::CheckpointLeases(c) => Command::CheckpointLeases(read_checkpoints(&c)),
-        Kind::ExpireLeases(c) => Command::ExpireLeases(ExpireLeases {
-            items: read_ends(&c.items, |generation, lease_epoch, evidence| Expiry {
-                generation,
-                lease_epoch,
-                evidence,
-            })?,
-            actor: read_actor(c.actor, pool)?,
-        }),
-        Kind::EvictInstances(c) => Command::EvictInstances(EvictInstances {
-            items: read_ends(&c.items, |generation, lease_epoch, evidence| Eviction {
-                generation,
-                lease_epoch,
-                evidence,
-            })?,
-            actor: read_actor(c.actor, pool)?,
-        }),
+        Kind::ExpireLeases(c) => Command::ExpireLeases(read_expiries(c, pool)?),
+        Kind::EvictInstances(c) => Command::EvictInstances(read_evictions(c, pool)?),
         Kind::SetProtection(c) => Command::SetProtection(read_protection(c, pool)?),
+        Kind::ReportHealth(c) => Command::ReportHealth(read_report(c, pool)?),
+        Kind::ReportSelf(c) => Command::ReportSelf(read_self_report(c, pool)?),
+        Kind::SetCheckers(c) => Command::SetCheckers(read_set_checkers(c, pool)?),
         Kind::AdvanceTime(wire::Nothing {}) => Command::AdvanceTime,
     })
 }
@@ -198,26 +206,30 @@ fn read_checkpoints(checkpoint: &kind::CheckpointLeases) -> Vec<LeaseCheckpoint>
     checkpoint.items.iter().map(item).collect()
 }
 
-fn write_ends(
-    items: impl Iterator<Item = (u64, u32, Arc<str>)>,
-    actor: &rollcall_core::record::Actor,
-) -> kind::EndLeases {
-    let item = |(generation, lease_epoch, evidence): (u64, u32, Arc<str>)| kind::end_leases::Item {
-        generation,
-        lease_epoch,
-        evidence: write_text(&evidence),
+fn read_expiries(expire: kind::ExpireLeases, pool: &mut Pool) -> Read<ExpireLeases> {
+    let item = |item: &kind::expire_leases::Item| -> Read<Expiry> {
+        Ok(Expiry {
+            generation: item.generation,
+            lease_epoch: item.lease_epoch,
+            overdue: item.overdue,
+            evidence: read_text("evidence", &item.evidence)?,
+        })
     };
-    kind::EndLeases { items: items.map(item).collect(), actor: Some(write_actor(actor)) }
+    let items = expire.items.iter().map(item).collect::<Read<_>>()?;
+    Ok(ExpireLeases { items, actor: read_actor(expire.actor, pool)? })
 }
 
-fn read_ends<T>(
-    items: &[kind::end_leases::Item],
-    make: impl Fn(u64, u32, Arc<str>) -> T,
-) -> Read<Vec<T>> {
-    let item = |item: &kind::end_leases::Item| {
-        Ok(make(item.generation, item.lease_epoch, read_text("evidence", &item.evidence)?))
+fn read_evictions(evict: kind::EvictInstances, pool: &mut Pool) -> Read<EvictInstances> {
+    let item = |item: &kind::evict_instances::Item| -> Read<Eviction> {
+        Ok(Eviction {
+            generation: item.generation,
+            lease_epoch: item.lease_epoch,
+            unhealthy_since: item.unhealthy_since,
+            evidence: read_text("evidence", &item.evidence)?,
+        })
     };
-    items.iter().map(item).collect()
+    let items = evict.items.iter().map(item).collect::<Read<_>>()?;
+    Ok(EvictInstances { items, actor: read_actor(evict.actor, pool)? })
 }
 
 fn write_protection(set: &SetProtection) -> kind::SetProtection {

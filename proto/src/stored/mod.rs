@@ -5,9 +5,10 @@
 //! judged again, apart from the alphabet of names. Damage that still reads as a value is for the checksums to find,
 //! which log, snapshot and transport have of their own.
 //!
-//! `values` holds what the others have in common, `command`, `outcome` and `state` one message each, `pool` shares
+//! `values` and `checks` hold what the others have in common, `command`, `outcome` and `state` one message each, `pool` shares
 //! equal names and words while loading.
 
+mod checks;
 mod command;
 mod outcome;
 mod pool;

@@ -7,7 +7,7 @@ use super::{
 };
 use rollcall_core::{
     Outcome, Rejection,
-    command::{Done, Expired, Quota, Registered},
+    command::{Done, Expired, Quota, Registered, Reported},
     name::InstanceName,
 };
 use std::sync::Arc;
@@ -32,6 +32,10 @@ pub(super) fn write(outcome: &Outcome) -> wire::Outcome {
             let items = items.iter().map(|item| write_expired(*item)).collect();
             Wire::Expired(done::Expired { items })
         }
+        Ok(Done::Reported(items)) => {
+            let items = items.iter().map(|item| write_reported(*item)).collect();
+            Wire::Reported(done::Reported { items })
+        }
         Ok(Done::Evicted(count)) => Wire::Evicted(*count),
         Ok(Done::Applied) => Wire::Applied(wire::Nothing {}),
         Err(rejection) => Wire::Rejection(write_rejection(rejection)),
@@ -54,6 +58,9 @@ pub(super) fn read(outcome: wire::Outcome) -> Read<Outcome> {
         Wire::Expired(expired) => {
             Ok(Done::Expired(expired.items().map(read_expired).collect::<Read<_>>()?))
         }
+        Wire::Reported(reported) => {
+            Ok(Done::Reported(reported.items().map(read_reported).collect::<Read<_>>()?))
+        }
         Wire::Evicted(count) => Ok(Done::Evicted(count)),
         Wire::Applied(wire::Nothing {}) => Ok(Done::Applied),
         Wire::Rejection(rejection) => Err(read_rejection(rejection)?),
@@ -68,8 +75,29 @@ fn write_expired(expired: Expired) -> i32 {
         Expired::Held => Kind::Held,
         Expired::Suspended => Kind::Suspended,
         Expired::Superseded => Kind::Superseded,
+        Expired::Lost => Kind::Lost,
     }
     .into()
+}
+
+fn write_reported(reported: Reported) -> i32 {
+    use done::reported::Kind;
+    match reported {
+        Reported::Taken => Kind::Taken,
+        Reported::Unchanged => Kind::Unchanged,
+        Reported::Superseded => Kind::Superseded,
+    }
+    .into()
+}
+
+fn read_reported(reported: done::reported::Kind) -> Read<Reported> {
+    use done::reported::Kind;
+    match reported {
+        Kind::Unspecified => Err(StoredError::Unknown { field: "reported" }),
+        Kind::Taken => Ok(Reported::Taken),
+        Kind::Unchanged => Ok(Reported::Unchanged),
+        Kind::Superseded => Ok(Reported::Superseded),
+    }
 }
 
 fn read_expired(expired: done::expired::Kind) -> Read<Expired> {
@@ -80,6 +108,7 @@ fn read_expired(expired: done::expired::Kind) -> Read<Expired> {
         Kind::Held => Ok(Expired::Held),
         Kind::Suspended => Ok(Expired::Suspended),
         Kind::Superseded => Ok(Expired::Superseded),
+        Kind::Lost => Ok(Expired::Lost),
     }
 }
 
@@ -121,6 +150,9 @@ fn write_rejection(rejection: &Rejection) -> wire::Rejection {
                 actor: text(actor),
             })
         }
+        Rejection::CheckersChanged { epoch, current } => {
+            Kind::CheckersChanged(refused::CheckersChanged { epoch: *epoch, current: *current })
+        }
         Rejection::NotProtected { scope } => Kind::NotProtected(write_scope(scope)),
     };
     wire::Rejection { kind: Some(kind) }
@@ -161,6 +193,9 @@ fn read_rejection(rejection: wire::Rejection) -> Read<Rejection> {
             state: read_text("state", &r.state)?,
             actor: read_text("actor", &r.actor)?,
         },
+        Kind::CheckersChanged(r) => {
+            Rejection::CheckersChanged { epoch: r.epoch, current: r.current }
+        }
         Kind::NotProtected(scope) => {
             Rejection::NotProtected { scope: read_scope(Some(scope), pool)? }
         }

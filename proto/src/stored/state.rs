@@ -1,7 +1,9 @@
 //! The state in chunks of many parts, and back.
 
 use super::{
-    FORMAT, Pool, StoredError, open, outcome,
+    FORMAT, Pool, StoredError,
+    checks::{read_signals, write_signals},
+    open, outcome,
     values::{
         need, read_admin, read_event, read_health, read_name, read_policy, read_reason, read_scope,
         read_service, read_spec, read_text, read_u128, text, write_admin, write_event,
@@ -14,6 +16,7 @@ use bytes::Bytes;
 use prost::encoding::message;
 use rollcall_core::{
     State,
+    checkers::Checkers,
     command::RequestId,
     name::Label,
     record::{History, Lease, LeaseState, Record, Tombstone},
@@ -107,12 +110,15 @@ fn write(part: &Part) -> wire::StatePart {
             journal_floor: header.journal_floor,
         }),
         Part::Event(event) => Wire::Event(write_event(event)),
-        Part::Service { name, revision, policy, due_ms } => Wire::Service(part::Service {
-            name: Some(write_service(name)),
-            revision: *revision,
-            policy: policy.as_ref().map(|policy| write_policy(policy)),
-            due_ms: *due_ms,
-        }),
+        Part::Service { name, revision, policy, checks_since, due_ms } => {
+            Wire::Service(part::Service {
+                name: Some(write_service(name)),
+                revision: *revision,
+                policy: policy.as_ref().map(|policy| write_policy(policy)),
+                due_ms: *due_ms,
+                checks_since: *checks_since,
+            })
+        }
         Part::Instance { record, history } => Wire::Instance(write_instance(record, history)),
         Part::Tombstone { tombstone, history, due_ms } => Wire::Tombstone(part::Tombstone {
             name: Some(write_name(&tombstone.name)),
@@ -152,6 +158,10 @@ fn write(part: &Part) -> wire::StatePart {
             revision: protection.revision,
             evidence: write_text(&protection.evidence),
         }),
+        Part::Checkers(checkers) => Wire::Checkers(part::Checkers {
+            epoch: checkers.epoch(),
+            nodes: checkers.nodes().to_vec(),
+        }),
         Part::Lease { generation, remaining_ms, released } => Wire::Lease(part::Lease {
             generation: *generation,
             remaining_ms: *remaining_ms,
@@ -168,6 +178,7 @@ fn write_instance(record: &Record, history: &[u64]) -> part::Instance {
         Some(LeaseState::Current) => Kind::Current,
         Some(LeaseState::Held) => Kind::Held,
         Some(LeaseState::Expired) => Kind::Expired,
+        Some(LeaseState::Lost) => Kind::Lost,
     };
     part::Instance {
         name: Some(write_name(&record.name)),
@@ -184,6 +195,7 @@ fn write_instance(record: &Record, history: &[u64]) -> part::Instance {
         register_ms: record.register_ms,
         status_ms: record.status_ms,
         history: history.to_vec(),
+        signals: write_signals(&record.signals),
     }
 }
 
@@ -201,22 +213,15 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
         Wire::Service(service) => Part::Service {
             name: read_service("service", service.name, pool)?,
             revision: service.revision,
-            policy: service.policy.map(read_policy).transpose()?.map(Arc::new),
+            policy: match service.policy {
+                Some(policy) => Some(Arc::new(read_policy(policy, pool)?)),
+                None => None,
+            },
+            checks_since: service.checks_since,
             due_ms: service.due_ms,
         },
         Wire::Instance(instance) => read_instance(instance, pool)?,
-        Wire::Tombstone(tombstone) => Part::Tombstone {
-            tombstone: Arc::new(Tombstone {
-                name: read_name("tombstone", tombstone.name, pool)?,
-                generation: tombstone.generation,
-                nonce: read_u128("nonce", tombstone.nonce)?,
-                reason: read_reason(tombstone.reason)?,
-                revision: tombstone.revision,
-                history: History::default(),
-            }),
-            history: tombstone.history,
-            due_ms: tombstone.due_ms,
-        },
+        Wire::Tombstone(tombstone) => read_tombstone(tombstone, pool)?,
         Wire::Retired(retired) => {
             use part::retired::Retired as Kind;
             let kind = match need("retired", retired.retired)? {
@@ -250,12 +255,28 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
                 evidence: read_text("evidence", &protection.evidence)?,
             }),
         },
+        Wire::Checkers(checkers) => {
+            Part::Checkers(Arc::new(Checkers::new(checkers.epoch, checkers.nodes)))
+        }
         Wire::Lease(lease) => Part::Lease {
             generation: lease.generation,
             remaining_ms: lease.remaining_ms,
             released: lease.released,
         },
     })
+}
+
+fn read_tombstone(tombstone: part::Tombstone, pool: &mut Pool) -> Result<Part, StoredError> {
+    let bare = Tombstone {
+        name: read_name("tombstone", tombstone.name, pool)?,
+        generation: tombstone.generation,
+        nonce: read_u128("nonce", tombstone.nonce)?,
+        reason: read_reason(tombstone.reason)?,
+        revision: tombstone.revision,
+        history: History::default(),
+    };
+    let (history, due_ms) = (tombstone.history, tombstone.due_ms);
+    Ok(Part::Tombstone { tombstone: Arc::new(bare), history, due_ms })
 }
 
 fn read_namespace(name: &Bytes, pool: &mut Pool) -> Result<Option<Label>, StoredError> {
@@ -272,6 +293,7 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
         Ok(Kind::Current) => lease(LeaseState::Current),
         Ok(Kind::Held) => lease(LeaseState::Held),
         Ok(Kind::Expired) => lease(LeaseState::Expired),
+        Ok(Kind::Lost) => lease(LeaseState::Lost),
     };
     let record = Record {
         name: read_name("instance", instance.name, pool)?,
@@ -282,6 +304,7 @@ fn read_instance(instance: part::Instance, pool: &mut Pool) -> Result<Part, Stor
         lease_epoch: epoch,
         health: read_health(instance.health)?,
         reason: read_reason(instance.reason)?,
+        signals: read_signals(instance.signals, pool)?,
         admin: match instance.admin {
             Some(admin) => Some(Arc::new(read_admin(admin, pool)?)),
             None => None,

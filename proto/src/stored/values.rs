@@ -1,6 +1,10 @@
 //! What commands, outcomes and the state have in common.
 
-use super::{Pool, StoredError, wire};
+use super::{
+    Pool, StoredError,
+    checks::{read_checks, write_checks},
+    wire,
+};
 use bytes::Bytes;
 use rollcall_core::{
     command::RequestId,
@@ -137,6 +141,7 @@ pub(super) fn write_spec(spec: &Spec) -> wire::StoredSpec {
         metadata: spec.metadata.iter().map(pair).collect(),
         ttl_ms: spec.ttl.map_or(0, |ttl| u32::try_from(ttl.millis()).unwrap_or(u32::MAX)),
         evict_after: spec.evict_after.map(write_span),
+        checks: write_checks(&spec.checks),
     }
 }
 
@@ -177,7 +182,7 @@ pub(super) fn read_spec(spec: Option<wire::StoredSpec>, pool: &mut Pool) -> Read
         metadata,
         ttl,
         evict_after: read_span("evict_after", spec.evict_after)?,
-        checks: rollcall_core::check::Checks::default(),
+        checks: read_checks(spec.checks, pool)?,
     })
 }
 
@@ -228,16 +233,18 @@ pub(super) fn write_policy(policy: &Policy) -> wire::StoredPolicy {
         evict_after: policy.evict_after.map(write_span),
         evict_unhealthy_after: policy.evict_unhealthy_after.map(write_span),
         protection_threshold: policy.protection_threshold,
+        checks: write_checks(&policy.checks),
     }
 }
 
-pub(super) fn read_policy(policy: wire::StoredPolicy) -> Read<Policy> {
+pub(super) fn read_policy(policy: wire::StoredPolicy, pool: &mut Pool) -> Read<Policy> {
     Ok(Policy {
         dns_ttl: read_span("dns_ttl", policy.dns_ttl)?,
         fail_open_below: policy.fail_open_below,
         evict_after: read_span("evict_after", policy.evict_after)?,
         evict_unhealthy_after: read_span("evict_unhealthy_after", policy.evict_unhealthy_after)?,
         protection_threshold: policy.protection_threshold,
+        checks: read_checks(policy.checks, pool)?,
     })
 }
 
@@ -346,6 +353,14 @@ pub(super) fn write_reason(reason: Reason) -> i32 {
         Reason::ProtectionEnded => Wire::ProtectionEnded,
         Reason::ProtectionReleased => Wire::ProtectionReleased,
         Reason::ProtectionTimedOut => Wire::ProtectionTimedOut,
+        Reason::CheckPassed => Wire::CheckPassed,
+        Reason::CheckFailed => Wire::CheckFailed,
+        Reason::CheckFlaps => Wire::CheckFlaps,
+        Reason::CheckSteady => Wire::CheckSteady,
+        Reason::ChecksChanged => Wire::ChecksChanged,
+        Reason::StreamBroken => Wire::StreamBroken,
+        Reason::SelfDegraded => Wire::SelfDegraded,
+        Reason::SelfRecovered => Wire::SelfRecovered,
     }
     .into()
 }
@@ -370,6 +385,14 @@ pub(super) fn read_reason(reason: i32) -> Read<Reason> {
         Ok(Wire::ProtectionEnded) => Reason::ProtectionEnded,
         Ok(Wire::ProtectionReleased) => Reason::ProtectionReleased,
         Ok(Wire::ProtectionTimedOut) => Reason::ProtectionTimedOut,
+        Ok(Wire::CheckPassed) => Reason::CheckPassed,
+        Ok(Wire::CheckFailed) => Reason::CheckFailed,
+        Ok(Wire::CheckFlaps) => Reason::CheckFlaps,
+        Ok(Wire::CheckSteady) => Reason::CheckSteady,
+        Ok(Wire::ChecksChanged) => Reason::ChecksChanged,
+        Ok(Wire::StreamBroken) => Reason::StreamBroken,
+        Ok(Wire::SelfDegraded) => Reason::SelfDegraded,
+        Ok(Wire::SelfRecovered) => Reason::SelfRecovered,
         Ok(Wire::Unspecified) | Err(_) => return Err(StoredError::Unknown { field: "reason" }),
     })
 }

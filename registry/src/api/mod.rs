@@ -12,6 +12,7 @@ pub mod answer;
 pub mod calls;
 pub mod codec;
 pub(crate) mod cut;
+mod declared;
 pub mod discovery;
 pub mod heartbeat;
 pub mod journal;

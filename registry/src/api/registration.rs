@@ -1,6 +1,6 @@
 //! RegistrationService: instances speak.
 
-use super::{Api, Caller, heartbeat::Heartbeats, status};
+use super::{Api, Caller, declared, heartbeat::Heartbeats, status};
 use crate::lease::beat::NotAcknowledged;
 use rollcall_core::{
     Command, Outcome,
@@ -28,6 +28,7 @@ impl Api {
         };
         let register =
             convert::register(request, &caller.from, admission).map_err(error::of_invalid)?;
+        declared::admit(&register)?;
         let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
         let outcome = self.submit(Command::Register(register), caller).await?;
         let Done::Registered(results) = done(&outcome)? else {

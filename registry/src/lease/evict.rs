@@ -28,12 +28,17 @@ impl Leases {
         let items = due.iter().filter_map(|generation| {
             let record = state.by_generation(*generation)?;
             let lease = record.lease.filter(|lease| lease.state == LeaseState::Expired)?;
-            if !record.evictable() || state.is_protected(&record.name.service) {
+            if !state.may_evict(record, None) {
                 return None;
             }
             let waited = super::table::evict_after(&state, record);
             let evidence = format!("expired for {:.1} s", waited.as_secs_f64()).into();
-            Some(Eviction { generation: *generation, lease_epoch: lease.epoch, evidence })
+            Some(Eviction {
+                generation: *generation,
+                lease_epoch: lease.epoch,
+                unhealthy_since: None,
+                evidence,
+            })
         });
         let items: Vec<Eviction> = items.collect();
         if items.is_empty() {

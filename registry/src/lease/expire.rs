@@ -65,6 +65,7 @@ impl Leases {
             let items = batch.iter().map(|lease| Expiry {
                 generation: lease.generation,
                 lease_epoch: lease.lease_epoch,
+                overdue: false,
                 evidence: format!("no beat for {:.3} s", lease.silent.as_secs_f64()).into(),
             });
             let expire = ExpireLeases { items: items.collect(), actor: self.actor() };
@@ -104,7 +105,7 @@ impl Leases {
         let mut gone = Vec::new();
         for (lease, outcome) in batch.iter().zip(outcomes) {
             match outcome {
-                Expired::Expired | Expired::Held => gone.push(lease.clone()),
+                Expired::Expired | Expired::Held | Expired::Lost => gone.push(lease.clone()),
                 Expired::Suspended => table.undecide(lease.generation, decision, RECHECK),
                 Expired::Superseded => table.reconcile(&state, lease.generation, decision, RETRY),
             }

@@ -115,7 +115,8 @@ impl Leases {
         let items = may_end.filter_map(|generation| {
             let lease = state.by_generation(*generation)?.lease?;
             let evidence = "protection has ended and it is still silent".into();
-            Some(Expiry { generation: *generation, lease_epoch: lease.epoch, evidence })
+            let (generation, lease_epoch) = (*generation, lease.epoch);
+            Some(Expiry { generation, lease_epoch, overdue: false, evidence })
         });
         items.take(count).collect()
     }

@@ -408,3 +408,15 @@ impl Killable {
         runtime.shutdown_background();
     }
 }
+
+/// A check of the first endpoint over TCP, every second, that fails fast.
+pub fn tcp_check(id: &str) -> v1::HealthCheck {
+    let tcp = v1::health_check::TcpProbe { tls: false };
+    v1::HealthCheck {
+        check_id: id.into(),
+        interval: seconds(1),
+        timeout: Some(rollcall_proto::convert::duration(Duration::from_millis(500))),
+        probe: Some(v1::health_check::Probe::Tcp(tcp)),
+        ..Default::default()
+    }
+}

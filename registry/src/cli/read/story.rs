@@ -161,6 +161,14 @@ fn happening(event: &v1::Event) -> &'static str {
         EventReason::ProtectionEnded
         | EventReason::ProtectionReleased
         | EventReason::ProtectionTimedOut => "Mass expiry was no longer held back",
+        EventReason::CheckPassed => "A check passed",
+        EventReason::CheckFailed => "A check failed",
+        EventReason::CheckFlaps => "The verdict of a check began to change again and again",
+        EventReason::CheckSteady => "The verdict of a check stopped changing",
+        EventReason::ChecksChanged => "The policy of its service named other checks",
+        EventReason::StreamBroken => "Its heartbeat stream broke, and its checks failed at once",
+        EventReason::SelfDegraded => "It said itself that it served badly",
+        EventReason::SelfRecovered => "It said itself that it served well again",
         EventReason::PolicyPut | EventReason::PolicyDeleted | EventReason::Unspecified => {
             "It changed"
         }

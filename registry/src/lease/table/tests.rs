@@ -73,7 +73,7 @@ impl Rig {
     fn expire(&mut self, generation: u64) {
         let lease = self.state.by_generation(generation).unwrap().lease.unwrap();
         let lease_epoch = lease.epoch;
-        let item = Expiry { generation, lease_epoch, evidence: "".into() };
+        let item = Expiry { generation, lease_epoch, overdue: false, evidence: "".into() };
         let actor = Actor::Registry("".into());
         self.apply(Command::ExpireLeases(ExpireLeases { items: vec![item], actor }));
     }
@@ -191,8 +191,12 @@ fn an_expired_lease_is_told_to_register_again() {
     let handle = rig.register("a", 1);
     rig.pass(3_001);
     let overdue = rig.overdue();
-    let item =
-        Expiry { generation: handle, lease_epoch: overdue[0].lease_epoch, evidence: "".into() };
+    let item = Expiry {
+        generation: handle,
+        lease_epoch: overdue[0].lease_epoch,
+        overdue: false,
+        evidence: "".into(),
+    };
     let actor = Actor::Registry("".into());
     rig.apply(Command::ExpireLeases(ExpireLeases { items: vec![item], actor }));
     assert_eq!(rig.beat(handle).reregister, [handle]);
