@@ -41,6 +41,7 @@
 #![warn(missing_docs)]
 
 mod calls;
+mod check;
 mod client;
 mod connect;
 mod dice;
@@ -51,6 +52,7 @@ mod session;
 mod stream;
 mod watch;
 
+pub use check::Check;
 pub use client::{Builder, Client};
 pub use connect::{Address, BoxFuture, Connection, Connector, Transport};
 pub use error::{Error, Refusal, Tried, Unreachable, reason};
