@@ -5,7 +5,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Connection>>;
     /// Binds a UDP address; port 0 takes any free one.
     fn bind_udp(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Datagrams>>>;
+    /// The addresses of this machine, on all of which a wildcard listens.
+    fn addresses(&self) -> io::Result<Vec<IpAddr>>;
 }
 
 /// A listening TCP socket.
@@ -173,6 +175,10 @@ impl Net for TokioNet {
             let socket: Box<dyn Datagrams> = Box::new(UdpSocket::bind(address).await?);
             Ok(socket)
         })
+    }
+
+    fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(if_addrs::get_if_addrs()?.into_iter().map(|interface| interface.ip()).collect())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    check::CheckSettings,
     host::{Host, Random, WriterMode},
     lease::LeaseSettings,
     node::{Entry, Listen, Node, NodeOptions},
@@ -33,6 +34,8 @@ pub struct Timing {
     pub raft: RaftSettings,
     /// Leases.
     pub lease: LeaseSettings,
+    /// Active checks.
+    pub check: CheckSettings,
 }
 
 #[derive(Debug)]
@@ -157,6 +160,7 @@ async fn run(machine: Machine, index: usize, seed: u64, timing: Timing) -> turmo
         entry,
         raft: timing.raft,
         lease: timing.lease,
+        check: timing.check,
         api: ApiSettings::default(),
         shutdown_grace: Duration::from_secs(1),
     };

@@ -20,6 +20,7 @@ use rollcall_proto::v1::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    check::CheckSettings,
     host::Host,
     lease::{
         LeaseSettings,
@@ -43,6 +44,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub raft: RaftSettings,
     pub lease: LeaseSettings,
+    pub check: CheckSettings,
     pub api: ApiSettings,
 }
 
@@ -83,6 +85,7 @@ pub fn options_in(dir: &TempDir, settings: &Settings, entry: Entry, seed: u64) -
         entry,
         raft: settings.raft.clone(),
         lease: settings.lease.clone(),
+        check: settings.check.clone(),
         api: settings.api.clone(),
         shutdown_grace: Duration::from_secs(5),
     }

@@ -45,6 +45,13 @@ pub struct Report {
     pub output: Arc<str>,
 }
 
+impl Report {
+    /// Whether the target passed.
+    pub fn passed(&self) -> bool {
+        self.probed.failure.is_none()
+    }
+}
+
 /// Runs probes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Prober {
