@@ -28,7 +28,7 @@ use crate::{
 };
 use book::{Book, Shown};
 use doubt::Doubts;
-use egress::Egress;
+use egress::{Egress, Forbidden};
 use pace::Pace;
 use probe::Prober;
 use rollcall_core::record::{Actor, Subject};
@@ -228,6 +228,14 @@ impl Checks {
     /// The counters.
     pub fn stats(&self) -> &CheckStats {
         &self.0.stats
+    }
+
+    /// Whether this node would connect to an address in order to probe it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_probe(&self, address: SocketAddr) -> Result<(), Forbidden> {
+        self.0.egress.check(address)
     }
 
     /// How many checks this node runs.

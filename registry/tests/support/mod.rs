@@ -8,6 +8,7 @@
 )]
 
 pub mod beating;
+pub mod target;
 
 use rollcall_core::{
     name::{InstanceName, ServiceName},
