@@ -60,6 +60,9 @@ const TABLE: &[Row] = &[
     gauge("leases_expired", "Leases that ran out", |a| {
         f64::from(a.view().load().state.lease_counts().expired)
     }),
+    gauge("leases_lost", "Leases that ran out while a passing check keeps the instance", |a| {
+        f64::from(a.view().load().state.lease_counts().lost)
+    }),
     gauge("protected_scopes", "Scopes under protection against mass expiry", |a| {
         size(a.view().load().state.protections().len())
     }),
@@ -105,6 +108,20 @@ const TABLE: &[Row] = &[
     }),
     counter("beats_fenced", "Beats answered with FENCED", |a| {
         count(a.leases().stats().fenced.load(Ordering::Relaxed))
+    }),
+    counter("heartbeat_streams_broken", "Heartbeat streams that broke at this node", |a| {
+        count(a.leases().stats().broken_streams.load(Ordering::Relaxed))
+    }),
+    counter(
+        "quick_probes_alive",
+        "Lost heartbeats after which quick probes found the instance alive",
+        |a| count(a.leases().stats().quick_alive.load(Ordering::Relaxed)),
+    ),
+    counter("quick_probes_dead", "Lost heartbeats after which all quick probes failed", |a| {
+        count(a.leases().stats().quick_dead.load(Ordering::Relaxed))
+    }),
+    counter("quick_probes_unknown", "Lost heartbeats after which nobody could probe", |a| {
+        count(a.leases().stats().quick_unknown.load(Ordering::Relaxed))
     }),
     counter("expiries_proposed", "Expiries proposed by this leader", |a| {
         count(a.leases().stats().expiries.load(Ordering::Relaxed))

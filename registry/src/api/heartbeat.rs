@@ -21,6 +21,8 @@ use tonic::{Status, Streaming};
 
 /// Messages of one stream being dealt with; beyond, the stream is read later.
 const IN_FLIGHT: usize = 32;
+/// Instances that are remembered for one stream; when it breaks the leases of the others decide.
+const HANDLES: usize = 20_000;
 /// A client that is told to go elsewhere has so long.
 const GO_AWAY: Duration = Duration::from_millis(500);
 
@@ -40,6 +42,10 @@ pub(super) struct Heartbeats {
     leaderless: Option<Instant>,
     /// Set when the client was told to go.
     leaving: Option<Instant>,
+    /// This node has ended the stream.
+    over: bool,
+    /// Whose leases were renewed here and not released since, in order.
+    handles: Vec<u64>,
     _place: Place,
 }
 
@@ -60,6 +66,8 @@ impl Heartbeats {
             ended: false,
             leaderless: None,
             leaving: None,
+            over: false,
+            handles: Vec::new(),
             _place: place,
         })
     }
@@ -82,6 +90,7 @@ impl Heartbeats {
                     return Some(Ok(go_away()));
                 }
                 () = at(give_up), if give_up.is_some() => {
+                    self.over = true;
                     return Some(Err(match self.leaving {
                         Some(_) => status::draining(),
                         None => status::no_leader(self.api.leases().leaderless_grace()),
@@ -90,6 +99,7 @@ impl Heartbeats {
                 message = self.inbound.message(), if self.reads() => match message {
                     Ok(Some(message)) => {
                         if let Err(status) = self.take(message) {
+                            self.over = true;
                             return Some(Err(status));
                         }
                     }
@@ -116,9 +126,26 @@ impl Heartbeats {
         !self.ended && self.running.len() < IN_FLIGHT
     }
 
+    /// Remembers whose stream this is. A client says the same handles again and again.
+    fn know(&mut self, alive: &[u64], released: &[u64]) {
+        for handle in alive {
+            if let Err(at) = self.handles.binary_search(handle)
+                && self.handles.len() < HANDLES
+            {
+                self.handles.insert(at, *handle);
+            }
+        }
+        for handle in released {
+            if let Ok(at) = self.handles.binary_search(handle) {
+                self.handles.remove(at);
+            }
+        }
+    }
+
     fn take(&mut self, message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
         convert::check_beat(&message).map_err(error::of_invalid)?;
         let sequence = message.sequence;
+        self.know(&message.alive_handles, &message.release_handles);
         let beat = self.api.leases().beat(message.alive_handles);
         let released = message.release_handles;
         let (api, from) = (self.api.clone(), self.from.clone());
@@ -134,6 +161,16 @@ impl Heartbeats {
             }
         }));
         Ok(())
+    }
+}
+
+impl Drop for Heartbeats {
+    /// A stream that ends without a word of either side broke, as when its process was killed.
+    fn drop(&mut self) {
+        let meant = self.ended || self.over || self.leaving.is_some() || self.api.is_draining();
+        if !meant {
+            self.api.leases().stream_broken(std::mem::take(&mut self.handles));
+        }
     }
 }
 

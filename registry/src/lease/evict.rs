@@ -1,16 +1,18 @@
-//! Eviction: what is expired for its time is removed. Level-triggered: what is due stays due until it is gone.
+//! Eviction: what is expired, or UNHEALTHY, for its time is removed. Level-triggered: what is due stays due until it is gone.
 
 use super::{
     Leases,
+    evictions::Ground,
     expire::{RECHECK, RETRY},
     time::millis,
 };
 use rollcall_core::{
-    Command,
+    Command, State,
     command::{EvictInstances, Eviction},
-    record::LeaseState,
+    instance::Spec,
+    record::Record,
 };
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// Instances in one command.
 const BATCH: usize = 1_000;
@@ -25,21 +27,7 @@ impl Leases {
 
     pub(super) async fn evict(&self, term: u64, due: Vec<u64>) {
         let state = self.0.view.seen().state.clone();
-        let items = due.iter().filter_map(|generation| {
-            let record = state.by_generation(*generation)?;
-            let lease = record.lease.filter(|lease| lease.state == LeaseState::Expired)?;
-            if !state.may_evict(record, None) {
-                return None;
-            }
-            let waited = super::table::evict_after(&state, record);
-            let evidence = format!("expired for {:.1} s", waited.as_secs_f64()).into();
-            Some(Eviction {
-                generation: *generation,
-                lease_epoch: lease.epoch,
-                unhealthy_since: None,
-                evidence,
-            })
-        });
+        let items = due.iter().filter_map(|generation| eviction(&state, *generation));
         let items: Vec<Eviction> = items.collect();
         if items.is_empty() {
             return;
@@ -56,4 +44,33 @@ impl Leases {
             }
         }
     }
+}
+
+/// The removal of an instance, if there is a ground for it now.
+fn eviction(state: &State, generation: u64) -> Option<Eviction> {
+    let record = state.by_generation(generation)?;
+    let (ground, waited) = removal(state, record)?;
+    let (unhealthy_since, was) = match ground {
+        Ground::Expired => (None, "expired"),
+        Ground::Unhealthy(since) => (Some(since), "unhealthy"),
+    };
+    state.may_evict(record, unhealthy_since).then(|| Eviction {
+        generation,
+        lease_epoch: record.lease.map_or(0, |lease| lease.epoch),
+        unhealthy_since,
+        evidence: format!("{was} for {:.1} s", waited.as_secs_f64()).into(),
+    })
+}
+
+/// For what an instance is to be removed, and after which time: its own `evict_after`, then that of the policy, then
+/// 30 s where its lease ran out; `evict_unhealthy_after` of the policy, if it has one, where its checks fail.
+pub(super) fn removal(state: &State, record: &Record) -> Option<(Ground, Duration)> {
+    let policy = state.service(&record.name.service).and_then(|service| service.policy.as_ref());
+    if record.is_expired() {
+        let by_policy = || policy.and_then(|policy| policy.evict_after);
+        let after = record.spec.evict_after.or_else(by_policy);
+        return Some((Ground::Expired, after.unwrap_or(Spec::DEFAULT_EVICT_AFTER)));
+    }
+    let since = record.signals.heard()?.unhealthy_since?;
+    Some((Ground::Unhealthy(since), policy?.evict_unhealthy_after?))
 }

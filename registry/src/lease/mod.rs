@@ -1,17 +1,20 @@
 //! Leases: who still answers the roll call. The timing contract of the design's section 6.
 //!
-//! * [`table`]: deadlines in the leader's memory, renewed by arrival time; [`time`], [`evictions`]: its parts
+//! * [`table`]: deadlines in the leader's memory, renewed by arrival time; [`time`], [`evictions`], [`lost`]: its parts
 //! * [`beat`]: what a heartbeat comes to, on the leader and through a follower
 //! * [`relay`]: batches of beats between nodes
-//! * [`sweep`]: when the leader looks at what is due; [`expire`], [`evict`], [`protect`]: what it proposes then
+//! * [`sweep`]: when the leader looks at what is due; [`expire`], `evict`, [`protect`]: what it proposes then
+//! * [`quick`]: probes at once where a heartbeat is lost and there are checks to ask
 //! * [`checkpoint`]: what the next leader must know of leases that missed a beat
 
 pub mod beat;
 pub mod checkpoint;
-pub mod evict;
+mod evict;
 pub mod evictions;
 pub mod expire;
+pub mod lost;
 pub mod protect;
+pub mod quick;
 pub mod relay;
 pub mod sweep;
 pub mod table;
@@ -30,7 +33,7 @@ use rollcall_core::{
     record::Actor,
 };
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 use table::LeaseTable;
@@ -80,6 +83,14 @@ pub struct LeaseStats {
     pub evictions: AtomicU64,
     /// Lease checkpoints proposed, by lease.
     pub checkpoints: AtomicU64,
+    /// Heartbeat streams that broke at this node.
+    pub broken_streams: AtomicU64,
+    /// Quick probes that found the instance alive.
+    pub quick_alive: AtomicU64,
+    /// Quick probes that all failed.
+    pub quick_dead: AtomicU64,
+    /// Quick probes that nobody could make.
+    pub quick_unknown: AtomicU64,
 }
 
 /// The lease module of a node. Cheap to clone.
@@ -98,6 +109,8 @@ struct Inner {
     gate: Mutex<Gate>,
     clears: mpsc::Sender<Clear>,
     relay: relay::Relay,
+    quick: OnceLock<Arc<dyn quick::Quick>>,
+    broken: mpsc::Sender<quick::Broken>,
     stats: LeaseStats,
 }
 
@@ -107,6 +120,7 @@ pub struct LeaseTasks {
     leases: Leases,
     clears: mpsc::Receiver<Clear>,
     relayed: mpsc::Receiver<relay::Ask>,
+    broken: mpsc::Receiver<quick::Broken>,
 }
 
 impl Leases {
@@ -119,6 +133,7 @@ impl Leases {
     ) -> (Self, LeaseTasks) {
         let (clears, clears_in) = mpsc::channel(checkpoint::CLEARS_MAX);
         let (relay, relayed) = relay::Relay::new();
+        let (broken, broken_in) = mpsc::channel(quick::BROKEN_MAX);
         let leases = Self(Arc::new(Inner {
             table: LeaseTable::new(host.clock.clone()),
             node: format!("{:016x}", replica.node_id()).into(),
@@ -130,9 +145,12 @@ impl Leases {
             gate: Mutex::default(),
             clears,
             relay,
+            quick: OnceLock::new(),
+            broken,
             stats: LeaseStats::default(),
         }));
-        let tasks = LeaseTasks { leases: leases.clone(), clears: clears_in, relayed };
+        let tasks =
+            LeaseTasks { leases: leases.clone(), clears: clears_in, relayed, broken: broken_in };
         (leases, tasks)
     }
 

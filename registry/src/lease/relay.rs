@@ -1,4 +1,5 @@
-//! Beats between nodes: a follower collects them for at most 20 ms and passes them on in one stream.
+//! Beats between nodes: a follower collects them for at most 20 ms and passes them on in one stream, and with them
+//! which instances' streams broke.
 //!
 //! A batch that the leader does not acknowledge counts for nothing; its clients go to another node by themselves, so
 //! nothing is tried again here.
@@ -42,6 +43,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Ask {
     handles: Vec<u64>,
+    /// Instances whose stream broke.
+    broken: Vec<u64>,
     answer: oneshot::Sender<Result<BeatAnswer, NotAcknowledged>>,
 }
 
@@ -58,9 +61,17 @@ impl Relay {
     /// Passes beats on and waits for the leader's word.
     pub(super) async fn ask(&self, handles: Vec<u64>) -> Result<BeatAnswer, NotAcknowledged> {
         let (answer, answered) = oneshot::channel();
-        self.0.try_send(Ask { handles, answer }).map_err(|_| NotAcknowledged)?;
+        let ask = Ask { handles, broken: Vec::new(), answer };
+        self.0.try_send(ask).map_err(|_| NotAcknowledged)?;
         let answered = timeout(ANSWER, answered).await.map_err(|_| NotAcknowledged)?;
         answered.map_err(|_| NotAcknowledged)?
+    }
+
+    /// Tells the leader that the stream of these instances broke here. Where it does not hear of it their leases
+    /// decide.
+    pub(super) fn tell_broken(&self, broken: Vec<u64>) {
+        let answer = oneshot::channel().0;
+        let _ = self.0.try_send(Ask { handles: Vec::new(), broken, answer });
     }
 }
 
@@ -88,6 +99,7 @@ type Waiting = BTreeMap<u64, Vec<Ask>>;
 struct Next {
     asks: Vec<Ask>,
     handles: Vec<u64>,
+    broken: Vec<u64>,
     /// When to send it.
     due: Option<Instant>,
 }
@@ -96,14 +108,15 @@ impl Next {
     fn add(&mut self, ask: Ask) {
         let due = *self.due.get_or_insert_with(|| Instant::now() + COLLECT);
         self.handles.extend_from_slice(&ask.handles);
+        self.broken.extend_from_slice(&ask.broken);
         self.asks.push(ask);
-        if self.handles.len() >= BATCH {
+        if self.is_full() {
             self.due = Some(due.min(Instant::now()));
         }
     }
 
     fn is_full(&self) -> bool {
-        self.handles.len() >= BATCH
+        self.handles.len() + self.broken.len() >= BATCH
     }
 }
 
@@ -144,12 +157,13 @@ async fn pass_on(
                 }
             }
             () = at(next.due), if next.due.is_some() => {
-                let Next { asks, handles, .. } = std::mem::take(&mut next);
+                let Next { asks, handles, broken, .. } = std::mem::take(&mut next);
                 sequence += 1;
                 waiting.insert(sequence, asks);
                 // There is room for as many as may wait: full means closed.
                 let closed = |_| Status::unavailable("the relay is closed");
-                batches.try_send(RelayRequest { sequence, handles }).map_err(closed)?;
+                let request = RelayRequest { sequence, handles, broken_handles: broken };
+                batches.try_send(request).map_err(closed)?;
             }
             ask = asks.recv(), if room => match ask {
                 Some(ask) => next.add(ask),
@@ -254,6 +268,9 @@ impl Serving {
 
     fn take(&mut self, batch: RelayRequest) {
         let beat = self.leases.beat_on_leader(batch.handles);
+        if !batch.broken_handles.is_empty() {
+            self.leases.broken_on_leader(batch.broken_handles);
+        }
         let sequence = batch.sequence;
         self.running.push(Box::pin(async move {
             match beat.await {
@@ -304,7 +321,11 @@ mod tests {
     #[test]
     fn a_batch_is_sent_when_it_is_full() {
         let mut next = Next::default();
-        let ask = || Ask { handles: vec![0; BATCH / 2], answer: oneshot::channel().0 };
+        let ask = || Ask {
+            handles: vec![0; BATCH / 2],
+            broken: Vec::new(),
+            answer: oneshot::channel().0,
+        };
         next.add(ask());
         assert!(!next.is_full());
         assert!(next.due.is_some_and(|due| due > Instant::now()));
@@ -319,7 +340,7 @@ mod tests {
         let mut asks = Vec::new();
         for handles in [vec![1, 2], vec![3, 4]] {
             let (answer, answered) = oneshot::channel();
-            asks.push(Ask { handles, answer });
+            asks.push(Ask { handles, broken: Vec::new(), answer });
             answers.push(answered);
         }
         waiting.insert(7, asks);

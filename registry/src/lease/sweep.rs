@@ -6,7 +6,7 @@
 use super::{
     LeaseTasks, Leases, checkpoint,
     expire::{ROUND, Round},
-    relay,
+    quick, relay,
 };
 use rollcall_core::{Command, record::Scope};
 use std::{
@@ -35,6 +35,7 @@ impl LeaseTasks {
         let mut tasks = JoinSet::new();
         tasks.spawn(checkpoint::run(self.leases.clone(), self.clears));
         tasks.spawn(relay::run(self.leases.clone(), self.relayed));
+        tasks.spawn(quick::run(self.leases.clone(), self.broken));
         tasks.spawn(follow_reign(self.leases.clone()));
         tasks.spawn(advance_time(self.leases.clone()));
         tasks.spawn(sweep(self.leases));

@@ -3,17 +3,20 @@
 //! A renewal is one look-up in a sharded map and one store: no log entry, no disk, no lock shared with other work.
 //! What is due when is kept apart, in [`Book`], and looked at again only when it may be due.
 
+mod follow;
+
 use super::{
     evictions::Evictions,
+    lost::Lost,
     time::{LeaseTime, millis},
 };
 use crate::clock::Clock;
 use dashmap::DashMap;
 use rollcall_core::{
     State,
-    instance::{Spec, Ttl},
+    instance::Ttl,
     lease::{Deadlines, grant, missed_a_beat},
-    record::{AdminState, Event, LeaseState, Reason, Record, Subject},
+    record::LeaseState,
     state::Retired,
 };
 use std::{
@@ -149,8 +152,10 @@ pub struct Mark {
 pub struct Book {
     /// Leases to look at.
     deadlines: Deadlines,
-    /// Expired instances to evict.
+    /// Instances to evict.
     pub evictions: Evictions,
+    /// Instances that their checks keep.
+    pub lost: Lost,
     /// Term for which this node leads and has loaded the leases; 0 = it does not lead.
     term: u64,
     /// The last such term.
@@ -249,113 +254,9 @@ impl LeaseTable {
         self.active.store(term, Ordering::Release);
     }
 
-    /// Takes a record over as it is now; a running lease is granted anew.
-    fn load_record(
-        &self,
-        book: &mut Book,
-        state: &State,
-        record: &Record,
-        now: u64,
-        remaining: Option<u32>,
-    ) {
-        let generation = record.generation;
-        let running = record.lease.filter(|lease| lease.state == LeaseState::Current);
-        if let (Some(lease), Some(ttl)) = (running, record.spec.ttl) {
-            let deadline = now + millis(grant(ttl, remaining)) + 1;
-            let named = state.checkpoint(generation);
-            let mut entry = Entry {
-                deadline,
-                beat: now,
-                ttl,
-                epoch: lease.epoch,
-                deciding: None,
-                marked: u32::from(named.is_some()),
-                named,
-            };
-            if let Some(before) = self.entries.get(&generation)
-                && before.epoch == lease.epoch
-            {
-                // A checkpoint or an expiry of this epoch may be on its way into the log.
-                entry.marked = entry.marked.max(before.marked);
-                entry.deciding = before.deciding.clone();
-            }
-            self.entries.insert(generation, entry);
-            book.arm(generation, deadline, now);
-        } else {
-            self.entries.remove(&generation);
-        }
-        if record.lease.is_some_and(|lease| lease.state == LeaseState::Expired) {
-            book.evictions.expired(generation, now, evict_after(state, record));
-        } else {
-            book.evictions.forget(generation);
-        }
-    }
-
-    /// Follows what was applied. Called for every batch, before its callers are answered, so that a lease stands in
-    /// the table before its owner knows of it.
-    pub fn follow(&self, state: &State, events: &[Arc<Event>]) {
-        let mut book = self.book();
-        if book.term == 0 {
-            return;
-        }
-        let now = self.now();
-        for event in events {
-            match &event.subject {
-                Subject::Instance(name) => {
-                    if event.reason == Reason::TakenOver {
-                        self.forget_before(state, state.instance(name), event.generation);
-                    }
-                    self.follow_instance(&mut book, state, event, now);
-                }
-                Subject::Policy(name) => {
-                    let instances = state.service(name).map(|service| &service.instances);
-                    for record in instances.into_iter().flat_map(|instances| instances.values()) {
-                        let after = evict_after(state, record);
-                        book.evictions.change(record.generation, after);
-                    }
-                }
-                Subject::Protection(_) => {}
-            }
-        }
-    }
-
-    fn follow_instance(&self, book: &mut Book, state: &State, event: &Event, now: u64) {
-        let Some(record) = state.by_generation(event.generation) else {
-            self.entries.remove(&event.generation);
-            book.evictions.forget(event.generation);
-            return;
-        };
-        let maintained = |status: Option<rollcall_core::record::Status>| {
-            status.is_some_and(|status| status.admin == AdminState::Maintenance)
-        };
-        let returned = maintained(event.from) && !maintained(event.to);
-        if returned {
-            // Maintenance suspends the wait for the removal: it begins anew.
-            book.evictions.forget(event.generation);
-        }
-        let grants = matches!(
-            event.reason,
-            Reason::Registered | Reason::Updated | Reason::TakenOver | Reason::Restored
-        );
-        let runs = record.lease.is_some_and(|lease| lease.state == LeaseState::Current);
-        if grants || returned || !runs {
-            self.load_record(book, state, record, now, None);
-        }
-    }
-
-    /// Forgets the lease that was taken over by the owner of `generation`.
-    fn forget_before(&self, state: &State, record: Option<&Arc<Record>>, generation: u64) {
-        let before = record.and_then(|record| {
-            let mut events = record.history.events().iter().rev();
-            events.find(|event| event.generation < generation)
-        });
-        match before {
-            Some(before) => {
-                self.entries.remove(&before.generation);
-            }
-            // So much has happened to it at once that its history does not tell any more.
-            None => self.entries.retain(|handle, _| state.by_generation(*handle).is_some()),
-        }
+    /// Lease time of the last beat of a running lease, ms.
+    pub fn last_beat(&self, handle: u64) -> Option<u64> {
+        self.entries.get(&handle).map(|entry| entry.beat)
     }
 
     /// Renews the leases behind `handles` by a beat that arrived at `arrived` (lease time, ms). `fence` tells of a
@@ -497,12 +398,6 @@ impl LeaseTable {
 
 fn remaining_ms(remaining: Duration) -> u32 {
     u32::try_from(millis(remaining)).unwrap_or(u32::MAX)
-}
-
-/// Time from expiry to removal: the instance's own, then the policy's, then 30 s.
-pub fn evict_after(state: &State, record: &Record) -> Duration {
-    let policy = || state.service(&record.name.service)?.policy.as_ref()?.evict_after;
-    record.spec.evict_after.or_else(policy).unwrap_or(Spec::DEFAULT_EVICT_AFTER)
 }
 
 #[cfg(test)]

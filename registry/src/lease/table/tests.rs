@@ -7,9 +7,9 @@ use rollcall_core::{
         ExpireLeases, Expiry, LeaseCheckpoint, PutServicePolicy, Register, Registration,
         SetAdminState,
     },
-    instance::{Endpoint, Transport},
+    instance::{Endpoint, Spec, Transport},
     name::{InstanceName, Label},
-    record::Actor,
+    record::{Actor, AdminState},
 };
 use std::sync::atomic::AtomicU64;
 

@@ -1,0 +1,352 @@
+//! The end of a lease where there are checks, and heartbeat streams that break. Who probes is a script here.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use rollcall_core::{
+    Command, Outcome,
+    check::{Check, Checks, Opinion, Probe, Verdict},
+    command::{
+        Done, Finding, PutServicePolicy, Register, Registration, ReportHealth, Reported,
+        SetCheckers, Source,
+    },
+    instance::{Endpoint, Spec, Transport, Ttl},
+    name::{InstanceName, Label, ServiceName},
+    policy::Policy,
+    record::{
+        Actor,
+        HealthStatus::{self, Degraded, Expired, Healthy, Unhealthy},
+        Reason, Record,
+    },
+};
+use rollcall_registry::{
+    lease::quick::{Answer, Asked, Quick},
+    net::BoxFuture,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use support::{
+    Running, Settings, beating::Beating, eventually, leads, single, stop, three, within,
+};
+use tokio::time::{Instant, sleep};
+
+/// What quick probes come to, by instance id; and how often each was asked about.
+#[derive(Debug, Default)]
+struct Script {
+    answers: Mutex<BTreeMap<String, Answer>>,
+    asked: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Script {
+    fn say(&self, id: &str, answer: Answer) {
+        self.answers.lock().unwrap().insert(id.into(), answer);
+    }
+
+    fn asked(&self, id: &str) -> u32 {
+        self.asked.lock().unwrap().get(id).copied().unwrap_or(0)
+    }
+}
+
+impl Quick for Script {
+    fn ask(&self, asked: Asked) -> BoxFuture<'static, Answer> {
+        let id = asked.name.id.as_str().to_owned();
+        let answer = self.answers.lock().unwrap().get(&id).cloned().unwrap_or(Answer::Unknown);
+        *self.asked.lock().unwrap().entry(id).or_default() += 1;
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+fn dead() -> Answer {
+    Answer::Dead(vec![(check_id(), "refused".into())])
+}
+
+fn check_id() -> Label {
+    Label::parse("check_id", "c").unwrap()
+}
+
+fn name(id: &str) -> InstanceName {
+    InstanceName::parse("", "web", id).unwrap()
+}
+
+async fn send(on: &Running, command: Command) -> Outcome {
+    let deadline = Duration::from_secs(10);
+    let outcome = on.node.replica().submit(command, deadline).await.expect("a leader");
+    Outcome::clone(&outcome)
+}
+
+/// Registers `web/<id>` with one critical check and lets it pass. Returns the lease handle.
+async fn enlist(on: &Running, id: &str, ttl: u64) -> u64 {
+    let endpoint = Endpoint {
+        name: Label::parse("name", "http").unwrap(),
+        address: "127.0.0.1:9".parse().unwrap(),
+        transport: Transport::Tcp,
+        app_protocol: "".into(),
+    };
+    let check = Check {
+        interval: Duration::from_secs(3_600),
+        startup_grace: Duration::from_secs(3_600),
+        ..Check::new(check_id(), Probe::Tcp { tls: false })
+    };
+    let spec = Spec {
+        ttl: Some(Ttl::parse(Duration::from_secs(ttl)).unwrap()),
+        evict_after: Some(Duration::from_millis(500)),
+        checks: Checks::parse(vec![check]).unwrap(),
+        ..Spec::new(vec![endpoint]).unwrap()
+    };
+    let item = Registration {
+        name: name(id),
+        spec: Arc::new(spec.checked().unwrap()),
+        nonce: 1,
+        held_generation: 0,
+        expected_revision: None,
+    };
+    let actor = Actor::Owner("".into());
+    let register = Register { items: vec![item], actor, request_id: None, address_limit: false };
+    send(on, Command::Register(register)).await.result.unwrap();
+    assert_eq!(on.health("web", id), Some(HealthStatus::Starting));
+    pass(on, id).await;
+    record(on, id).unwrap().generation
+}
+
+fn record(on: &Running, id: &str) -> Option<Arc<Record>> {
+    on.node.api().view().seen().state.instance(&name(id)).cloned()
+}
+
+fn standing(on: &Running, id: &str) -> Option<(HealthStatus, Reason)> {
+    record(on, id).map(|record| (record.health, record.reason))
+}
+
+/// Says as its checker that the check passes.
+async fn pass(on: &Running, id: &str) {
+    within("a verdict", async {
+        loop {
+            let seen = on.node.api().view().seen();
+            let node = on.node.replica().node_id();
+            let actor = Actor::Registry("".into());
+            let epoch = seen.state.checkers().epoch();
+            if seen.state.checkers().nodes() != [node] {
+                let nodes = vec![node];
+                let set = SetCheckers { epoch: epoch + 1, nodes, actor };
+                let _ = send(on, Command::SetCheckers(set)).await;
+                continue;
+            }
+            let record = seen.state.instance(&name(id)).unwrap();
+            let item = Finding {
+                generation: record.generation,
+                basis: seen.state.basis(record),
+                check: check_id(),
+                opinion: Opinion { verdict: Verdict::Passing, ..Opinion::PASSING },
+                evidence: "".into(),
+            };
+            let source = Source::Checker { node, epoch };
+            let report = ReportHealth { source, items: vec![item], actor };
+            if let Ok(Done::Reported(done)) = send(on, Command::ReportHealth(report)).await.result
+                && done != [Reported::Superseded]
+            {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+async fn scripted() -> (Running, Arc<Script>) {
+    let running = single(&Settings::default()).await;
+    let script = Arc::new(Script::default());
+    running.node.api().leases().set_quick(script.clone()).expect("nobody probes yet");
+    (running, script)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ends_asks_the_checks_and_death_by_both_is_removal() {
+    let (running, script) = scripted().await;
+    script.say("a", dead());
+    script.say("b", Answer::Alive);
+    let began = Instant::now();
+    enlist(&running, "a", 1).await;
+    enlist(&running, "b", 1).await;
+    eventually("a is gone", || record(&running, "a").is_none()).await;
+    let gone = began.elapsed();
+    assert!(gone >= Duration::from_millis(1_500), "TTL and evict_after: {gone:?}");
+    let state = running.node.api().view().seen().state.clone();
+    let tombstone = state.tombstone(&name("a")).unwrap();
+    let told: Vec<(Option<HealthStatus>, Reason)> = tombstone
+        .history
+        .events()
+        .iter()
+        .map(|event| (event.to.map(|status| status.health), event.reason))
+        .collect();
+    let expected = [
+        (Some(HealthStatus::Starting), Reason::Registered),
+        (Some(Healthy), Reason::CheckPassed),
+        (Some(Degraded), Reason::HeartbeatLost),
+        (Some(Expired), Reason::LeaseExpired),
+        (None, Reason::Evicted),
+    ];
+    assert_eq!(told, expected);
+    // The other one is kept by its check, asked about once, and comes back with its owner.
+    eventually("b is lost", || running.health("web", "b") == Some(Degraded)).await;
+    assert_eq!(standing(&running, "b"), Some((Degraded, Reason::HeartbeatLost)));
+    assert_eq!((script.asked("a"), script.asked("b")), (1, 1));
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_keeps_a_silent_instance_for_ten_ttls_at_most() {
+    let (running, script) = scripted().await;
+    script.say("a", Answer::Alive);
+    let began = Instant::now();
+    enlist(&running, "a", 1).await;
+    eventually("it is lost", || running.health("web", "a") == Some(Degraded)).await;
+    eventually("it is expired", || running.health("web", "a") == Some(Expired)).await;
+    let kept = began.elapsed();
+    assert!(kept >= Duration::from_millis(9_900), "{kept:?}");
+    assert!(kept <= Duration::from_millis(14_000), "{kept:?}");
+    eventually("it is gone", || record(&running, "a").is_none()).await;
+    assert_eq!(script.asked("a"), 1);
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_asked_again_while_nobody_could_find_out() {
+    let (running, script) = scripted().await;
+    enlist(&running, "a", 1).await;
+    eventually("asked three times", || script.asked("a") >= 3).await;
+    assert_eq!(standing(&running, "a"), Some((Degraded, Reason::HeartbeatLost)));
+    script.say("a", dead());
+    eventually("it is gone", || record(&running, "a").is_none()).await;
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_takes_the_checks_away_ends_what_they_kept() {
+    let (running, script) = scripted().await;
+    script.say("a", Answer::Alive);
+    put_checks(&running, &["c"], None).await;
+    let handle = enlist_unchecked(&running, "a").await;
+    eventually("it is lost", || running.health("web", "a") == Some(Degraded)).await;
+    put_checks(&running, &[], None).await;
+    eventually("it is expired", || running.health("web", "a") == Some(Expired)).await;
+    assert_eq!(record(&running, "a").unwrap().generation, handle);
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_beats_but_fails_is_removed_when_its_policy_says_so() {
+    let (running, script) = scripted().await;
+    script.say("a", dead());
+    put_checks(&running, &[], Some(Duration::from_millis(700))).await;
+    let handle = enlist(&running, "a", 5).await;
+    running.node.api().leases().stream_broken(vec![handle]);
+    eventually("it is unhealthy", || running.health("web", "a") == Some(Unhealthy)).await;
+    let failed = Instant::now();
+    eventually("it is gone", || record(&running, "a").is_none()).await;
+    let waited = failed.elapsed();
+    assert!(waited >= Duration::from_millis(600), "{waited:?}");
+    assert!(waited < Duration::from_secs(5), "not by its lease: {waited:?}");
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_after_the_break_shows_that_the_process_lives() {
+    let (running, script) = scripted().await;
+    script.say("a", dead());
+    let handle = enlist(&running, "a", 60).await;
+    let mut first = Beating::at(&running).await;
+    first.beat(&[handle]).await;
+    drop(first);
+    eventually("it is unhealthy", || running.health("web", "a") == Some(Unhealthy)).await;
+    assert_eq!(standing(&running, "a"), Some((Unhealthy, Reason::StreamBroken)));
+    assert_eq!(script.asked("a"), 1);
+    pass(&running, "a").await;
+    assert_eq!(standing(&running, "a"), Some((Healthy, Reason::CheckPassed)));
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_at_any_node_is_told_to_the_leader_and_a_goodbye_is_not() {
+    let nodes = three(&Settings::default()).await;
+    let leader = leads(&nodes).await;
+    let follower = (leader + 1) % 3;
+    let script = Arc::new(Script::default());
+    for running in &nodes {
+        running.node.api().leases().set_quick(script.clone()).expect("nobody probes yet");
+    }
+    for id in ["killed", "leaver", "bystander"] {
+        script.say(id, dead());
+    }
+    let killed = enlist(&nodes[leader], "killed", 60).await;
+    let leaver = enlist(&nodes[leader], "leaver", 60).await;
+    let bystander = enlist(&nodes[leader], "bystander", 60).await;
+    let mut crash = Beating::at(&nodes[follower]).await;
+    let mut bye = Beating::at(&nodes[follower]).await;
+    let mut stays = Beating::at(&nodes[follower]).await;
+    crash.beat(&[killed]).await;
+    bye.beat(&[leaver]).await;
+    stays.beat(&[bystander]).await;
+    let broke = Instant::now();
+    drop(crash);
+    bye.goodbye(&[leaver]).await;
+    eventually("the leaver is gone", || record(&nodes[leader], "leaver").is_none()).await;
+    drop(bye);
+    for running in &nodes {
+        eventually("all see it", || running.health("web", "killed") == Some(Unhealthy)).await;
+    }
+    let seen = broke.elapsed();
+    assert!(seen < Duration::from_secs(10), "long before the ttl of a minute: {seen:?}");
+    // The third stream is still there, and the second one had nobody left.
+    stays.beat(&[bystander]).await;
+    assert_eq!(nodes[leader].health("web", "bystander"), Some(Healthy));
+    assert_eq!((script.asked("leaver"), script.asked("bystander")), (0, 0));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_away_breaks_nobodys_stream() {
+    let nodes = three(&Settings::default()).await;
+    let leader = leads(&nodes).await;
+    let follower = (leader + 1) % 3;
+    let script = Arc::new(Script::default());
+    for running in &nodes {
+        running.node.api().leases().set_quick(script.clone()).expect("nobody probes yet");
+    }
+    script.say("a", dead());
+    let handle = enlist(&nodes[leader], "a", 60).await;
+    let mut stream = Beating::at(&nodes[follower]).await;
+    stream.beat(&[handle]).await;
+    let mut nodes = nodes;
+    nodes.remove(follower).node.shutdown().await;
+    drop(stream);
+    // Long enough for a report that must not come: what is said is relayed within 10 ms.
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(script.asked("a"), 0);
+    assert_eq!(nodes[0].health("web", "a"), Some(Healthy));
+    stop(nodes).await;
+}
+
+async fn put_checks(on: &Running, ids: &[&str], evict_unhealthy_after: Option<Duration>) {
+    let check =
+        |id: &&str| Check::new(Label::parse("check_id", id).unwrap(), Probe::Tcp { tls: false });
+    let policy = Policy {
+        checks: Checks::parse(ids.iter().map(check).collect()).unwrap(),
+        evict_unhealthy_after,
+        ..Policy::default()
+    };
+    let put = PutServicePolicy {
+        service: ServiceName::parse("", "web").unwrap(),
+        policy,
+        actor: Actor::Operator("".into()),
+        request_id: None,
+    };
+    send(on, Command::PutServicePolicy(put)).await.result.unwrap();
+}
+
+/// Registers `web/<id>` without checks of its own, for a second.
+async fn enlist_unchecked(on: &Running, id: &str) -> u64 {
+    let handles = on.register(vec![support::registration("web", id, 1)]).await;
+    pass(on, id).await;
+    handles[0]
+}
