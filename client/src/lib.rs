@@ -90,6 +90,7 @@
 mod answer;
 mod balance;
 mod calls;
+mod check;
 mod client;
 mod connect;
 mod copies;
@@ -108,6 +109,7 @@ pub use balance::{
     Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
     Pick, PickError, Policy, Retry, Standing, Why,
 };
+pub use check::Check;
 pub use client::{Builder, Client};
 pub use connect::{Address, BoxFuture, Connection, Connector, Transport};
 pub use copies::{Copies, StoredCopy};

@@ -1,6 +1,7 @@
 //! Registering: what an instance says about itself, and the guard that keeps it listed.
 
 use crate::{
+    check::Check,
     client::{Client, Shared},
     error::Error,
     guard::Guard,
@@ -169,6 +170,14 @@ impl Registration {
     /// Time from the end of the lease to the removal; default: the policy of the service, then 30 s.
     pub fn evict_after(mut self, wait: Duration) -> Self {
         self.spec.evict_after = Some(to_proto(wait));
+        self
+    }
+
+    /// Adds a check that the registry runs against an endpoint; at most 8. With one that is not advisory the instance
+    /// is STARTING until it has passed for the first time.
+    pub fn check(mut self, check: Check) -> Self {
+        let message = check.message(&self.spec.health_checks);
+        self.spec.health_checks.push(message);
         self
     }
 
@@ -344,7 +353,7 @@ pub(crate) fn to_name(name: &InstanceName) -> v1::InstanceName {
     }
 }
 
-fn to_proto(length: Duration) -> prost_types::Duration {
+pub(crate) fn to_proto(length: Duration) -> prost_types::Duration {
     // Lengths that do not fit are far beyond every limit: the registry refuses them by name.
     prost_types::Duration {
         seconds: i64::try_from(length.as_secs()).unwrap_or(i64::MAX),

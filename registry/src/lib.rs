@@ -6,10 +6,12 @@
 //! * [`raft`]: consensus, the durable log, snapshots; [`raft::Replica`] is its only door
 //! * [`view`]: what readers see, swapped once per applied batch
 //! * [`lease`]: the leader's memory of heartbeats, and what it proposes
+//! * [`check`]: probes what is listed, and reports verdicts
 //! * [`host`] with [`clock`], [`net`], [`disk`]: what a node gets from outside
 //! * [`config`], [`cli`]: settings and the command line
 
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

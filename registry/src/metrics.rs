@@ -133,6 +133,41 @@ const TABLE: &[Row] = &[
     counter("lease_checkpoints", "Leases named in a checkpoint by this leader", |a| {
         count(a.leases().stats().checkpoints.load(Ordering::Relaxed))
     }),
+    gauge("checks", "Checks that this node runs", |a| size(a.checks().len())),
+    gauge("probes_running", "Probes that run now", |a| {
+        count(a.checks().stats().running.load(Ordering::Relaxed))
+    }),
+    counter("probes", "Probes that ended", |a| {
+        count(a.checks().stats().probes.load(Ordering::Relaxed))
+    }),
+    counter("probes_failed", "Probes that failed", |a| {
+        count(a.checks().stats().failures.load(Ordering::Relaxed))
+    }),
+    counter("probes_forbidden", "Probes refused because of their address", |a| {
+        count(a.checks().stats().forbidden.load(Ordering::Relaxed))
+    }),
+    counter("probes_late", "Probes that began late by more than a tenth of their interval", |a| {
+        count(a.checks().stats().late.load(Ordering::Relaxed))
+    }),
+    counter("probe_lateness_seconds", "By how much probes began late, in all", |a| {
+        count(a.checks().stats().late_ms.load(Ordering::Relaxed)) / 1_000.0
+    }),
+    counter("probes_beside", "Quick probes, and those for other checkers", |a| {
+        count(a.checks().stats().beside.load(Ordering::Relaxed))
+    }),
+    gauge("checker_doubts", "1 while this node doubts what its probes see", |a| {
+        count(a.checks().stats().doubts.load(Ordering::Relaxed))
+    }),
+    gauge("verdicts_held", "Verdicts held back by that doubt", |a| {
+        count(a.checks().stats().held.load(Ordering::Relaxed))
+    }),
+    counter("verdicts_proposed", "Verdicts proposed by this node", |a| {
+        count(a.checks().stats().verdicts.load(Ordering::Relaxed))
+    }),
+    gauge("checkers", "Nodes that probe", |a| size(a.view().load().state.checkers().nodes().len())),
+    counter("checker_changes_proposed", "Changes of the set of checkers by this leader", |a| {
+        count(a.checks().stats().changes.load(Ordering::Relaxed))
+    }),
 ];
 
 #[expect(clippy::cast_precision_loss, reason = "a metric above 2^53 may lose its last digits")]

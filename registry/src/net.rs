@@ -5,7 +5,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Connection>>;
     /// Binds a UDP address; port 0 takes any free one.
     fn bind_udp(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Datagrams>>>;
+    /// The addresses of this machine, on all of which a wildcard listens.
+    fn addresses(&self) -> io::Result<Vec<IpAddr>>;
     /// Binds `count` UDP sockets to one address, for threads that block in them; the network shares datagrams out by
     /// sender. They return from a wait after [`THREAD_LOOK`]. `None`: this network has none, see [`Net::bind_udp`].
     fn bind_threads(
@@ -197,6 +199,10 @@ impl Net for TokioNet {
         count: usize,
     ) -> Option<io::Result<Vec<std::net::UdpSocket>>> {
         Some((0..count).map(|_| shared_udp(address)).collect())
+    }
+
+    fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        Ok(if_addrs::get_if_addrs()?.into_iter().map(|interface| interface.ip()).collect())
     }
 }
 

@@ -1,16 +1,19 @@
 //! One registry server: builds the parts, wires them, owns their tasks, stops them in reverse order.
 
 use crate::{
-    api::{Api, ApiSettings, cut::cuttable, watch::hub::Hub},
+    api::{Api, ApiSettings, Parts, cut::cuttable, watch::hub::Hub},
+    check::{CheckSettings, Checks, peer::CheckServer},
     dns::{Dns, DnsSettings, DnsSockets, stats::DnsStats},
     host::Host,
     http,
     lease::{LeaseSettings, Leases, relay::RelayServer},
     net::Listener,
-    raft::{Fatal, JoinOptions, Member, RaftSettings, Replica, StartError},
+    raft::{Fatal, JoinOptions, Member, Published, RaftSettings, Replica, StartError},
     view::View,
 };
-use rollcall_proto::internal::v1::beat_relay_server::BeatRelayServer;
+use rollcall_proto::internal::v1::{
+    beat_relay_server::BeatRelayServer, check_peer_server::CheckPeerServer,
+};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +58,8 @@ pub struct NodeOptions {
     pub raft: RaftSettings,
     /// Leases.
     pub lease: LeaseSettings,
+    /// Active checks.
+    pub check: CheckSettings,
     /// The API.
     pub api: ApiSettings,
     /// DNS.
@@ -156,18 +161,25 @@ impl Node {
         .await?;
         let (leases, lease_tasks) =
             Leases::new(replica.clone(), view.clone(), host.clone(), options.lease);
+        let bound = vec![listen.grpc, listen.http, listen.dns, listen.peer];
+        let (checks, check_tasks) =
+            Checks::new(replica.clone(), view.clone(), host.clone(), options.check, bound);
         let hub = Hub::new(options.api.watches, view.seen());
         {
             let hub = hub.clone();
-            view.follow(vec![leases.follower(), Box::new(move |published| hub.follow(published))]);
+            let hub = Box::new(move |published: &Published| hub.follow(published));
+            view.follow(vec![leases.follower(), checks.follower(), hub]);
         }
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
-        replica.serve_peers(sockets.peer, Routes::new(relay));
+        let peers =
+            Routes::new(relay).add_service(CheckPeerServer::new(CheckServer(checks.clone())));
+        replica.serve_peers(sockets.peer, peers);
         let dns =
             Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone());
         let dns = dns.map_err(NodeError::Dns)?;
         let (draining, marking) = (CancellationToken::new(), hub.clone().run());
-        let api = Api::new(replica.clone(), view, leases, hub, host, options.api, draining.clone());
+        let parts = Parts { replica: replica.clone(), view, leases, checks, hub, host };
+        let api = Api::new(parts, options.api, draining.clone());
         let mut node = Self {
             listen,
             api,
@@ -183,6 +195,7 @@ impl Node {
             entering: JoinSet::new(),
         };
         node.working.spawn(lease_tasks.run());
+        node.working.spawn(check_tasks.run());
         node.working.spawn(marking);
         node.serve(sockets.grpc, sockets.http);
         node.enter(options.entry).await?;

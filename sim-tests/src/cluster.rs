@@ -7,6 +7,7 @@ use crate::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    check::CheckSettings,
     dns::DnsSettings,
     host::{Host, Random, WriterMode},
     lease::LeaseSettings,
@@ -35,6 +36,8 @@ pub struct Timing {
     pub raft: RaftSettings,
     /// Leases.
     pub lease: LeaseSettings,
+    /// Active checks.
+    pub check: CheckSettings,
 }
 
 #[derive(Debug)]
@@ -159,6 +162,7 @@ async fn run(machine: Machine, index: usize, seed: u64, timing: Timing) -> turmo
         entry,
         raft: timing.raft,
         lease: timing.lease,
+        check: timing.check,
         api: ApiSettings::default(),
         dns: DnsSettings::default(),
         shutdown_grace: Duration::from_secs(1),

@@ -2,7 +2,10 @@
 
 use rollcall_client::Connector;
 use rollcall_registry::net::{BoxFuture, Connection, Datagrams, Listener, Net};
-use std::{fmt, io, net::SocketAddr};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+};
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
 /// The network of a simulated machine.
@@ -49,6 +52,11 @@ impl Net for SimNet {
                 Box::new(SimDatagrams(UdpSocket::bind(address).await?));
             Ok(socket)
         })
+    }
+
+    fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        // A simulated machine has one, which it announces.
+        Ok(Vec::new())
     }
 }
 

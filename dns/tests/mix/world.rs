@@ -203,7 +203,8 @@ fn set_admin(given: &mut Given, dice: &mut StdRng, name: InstanceName) {
 fn expire(given: &mut Given, name: &InstanceName) {
     let Some(record) = given.state.instance(name) else { return };
     let Record { generation, lease: Some(lease), .. } = **record else { return };
-    let items = vec![Expiry { generation, lease_epoch: lease.epoch, evidence: "".into() }];
+    let items =
+        vec![Expiry { generation, lease_epoch: lease.epoch, overdue: false, evidence: "".into() }];
     let actor = Actor::Registry("n1".into());
     send(given, 1, Command::ExpireLeases(ExpireLeases { items, actor }));
 }

@@ -10,7 +10,7 @@ use tonic::Status;
 
 /// Whether this server runs checks. While it does not, it refuses them: a check that is accepted and never run would
 /// be worse than none.
-const RUNS_CHECKS: bool = false;
+const RUNS_CHECKS: bool = true;
 
 /// Refuses registrations that this server cannot keep, or whose addresses no instance can have.
 pub(super) fn admit(register: &Register, rules: &Rules) -> Result<(), Status> {

@@ -9,6 +9,7 @@ use super::{
     status,
     watch::{hub::Target, stream::Watcher},
 };
+use crate::check::peer::Reports;
 use prost::{
     Message,
     encoding::{self, WireType},
@@ -173,6 +174,7 @@ impl Api {
     }
 
     async fn instance(&self, request: v1::GetInstanceRequest) -> Result<Encoded, Status> {
+        let with_outputs = request.with_outputs;
         let query = convert::instance_query(request).map_err(error::of_invalid)?;
         let read = self.read(query.freshness).await?;
         let (state, name) = (&read.seen.state, &query.name);
@@ -182,11 +184,18 @@ impl Api {
         let Some(history) = history else { return Err(status::instance_not_found(name)) };
         let until = record.and_then(|record| record.admin.as_ref()?.until);
         let left = until.map(|until| until.saturating_sub(state.cluster_ms()));
+        let reports = match record {
+            Some(record) => self.checks().reports(state, record, with_outputs).await,
+            None => Reports::default(),
+        };
         let response = v1::GetInstanceResponse {
             read_metadata: Some(self.metadata(&read, Some(&name.service))),
             instance: record.map(|record| convert::instance(record)),
             events: history.events().iter().map(|event| convert::event(event)).collect(),
             admin_expires_in: left.map(|ms| convert::duration(Duration::from_millis(ms))),
+            checks: reports.checks,
+            checker_node_id: reports.checker,
+            outputs_problem: reports.problem,
         };
         Ok(Encoded::of(&response))
     }

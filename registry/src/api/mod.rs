@@ -23,7 +23,7 @@ pub mod serve;
 pub mod status;
 pub mod watch;
 
-use crate::{host::Host, lease::Leases, raft::Replica, view::View};
+use crate::{check::Checks, host::Host, lease::Leases, raft::Replica, view::View};
 use answer::Answers;
 use calls::CallMetrics;
 use rollcall_core::Command;
@@ -86,13 +86,26 @@ impl Default for ApiSettings {
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Inner>);
 
+/// What the API stands on.
+#[derive(Debug)]
+pub struct Parts {
+    /// The door to the log.
+    pub replica: Replica,
+    /// What readers see.
+    pub view: View,
+    /// The lease module.
+    pub leases: Leases,
+    /// The active checks.
+    pub checks: Checks,
+    /// The watchers.
+    pub hub: Hub,
+    /// Clocks, sockets, disk and randomness.
+    pub host: Host,
+}
+
 #[derive(Debug)]
 struct Inner {
-    replica: Replica,
-    view: View,
-    leases: Leases,
-    host: Host,
-    hub: Hub,
+    parts: Parts,
     answers: Answers,
     messenger: Arc<Messenger>,
     calls: CallMetrics,
@@ -104,21 +117,9 @@ struct Inner {
 
 impl Api {
     /// The API over these parts. `draining` ends every stream.
-    pub fn new(
-        replica: Replica,
-        view: View,
-        leases: Leases,
-        hub: Hub,
-        host: Host,
-        settings: ApiSettings,
-        draining: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: Parts, settings: ApiSettings, draining: CancellationToken) -> Self {
         Self(Arc::new(Inner {
-            replica,
-            view,
-            leases,
-            host,
-            hub,
+            parts,
             answers: Answers::default(),
             messenger: Arc::default(),
             calls: CallMetrics::default(),
@@ -131,27 +132,32 @@ impl Api {
 
     /// What readers see.
     pub fn view(&self) -> &View {
-        &self.0.view
+        &self.0.parts.view
     }
 
     /// The door to the log.
     pub fn replica(&self) -> &Replica {
-        &self.0.replica
+        &self.0.parts.replica
     }
 
     /// The lease module.
     pub fn leases(&self) -> &Leases {
-        &self.0.leases
+        &self.0.parts.leases
+    }
+
+    /// The active checks.
+    pub fn checks(&self) -> &Checks {
+        &self.0.parts.checks
     }
 
     /// Clocks, sockets, disk and randomness.
     pub fn host(&self) -> &Host {
-        &self.0.host
+        &self.0.parts.host
     }
 
     /// The watchers.
     pub fn hub(&self) -> &Hub {
-        &self.0.hub
+        &self.0.parts.hub
     }
 
     /// Messages that watchers share.
@@ -191,7 +197,7 @@ impl Api {
 
     /// The cluster as text; empty as long as this node belongs to none.
     pub fn cluster_id(&self) -> String {
-        self.0.replica.cluster_id().map(|id| format!("{id:032x}")).unwrap_or_default()
+        self.0.parts.replica.cluster_id().map(|id| format!("{id:032x}")).unwrap_or_default()
     }
 
     /// Whether nobody else holds this API any more: every connection has ended.
@@ -206,8 +212,8 @@ impl Api {
         }
         let deadline = self.0.settings.request_deadline;
         let outcome = match caller.may_forward {
-            true => self.0.replica.submit(command, deadline).await,
-            false => self.0.replica.propose_on_leader(command, deadline).await,
+            true => self.0.parts.replica.submit(command, deadline).await,
+            false => self.0.parts.replica.propose_on_leader(command, deadline).await,
         };
         let outcome = outcome.map_err(|error| status::of_submit(&error))?;
         // This node may be a follower: the answer is given once it is visible here, so that its caller reads its own

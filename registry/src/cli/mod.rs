@@ -25,8 +25,8 @@ use context::Context;
 use failure::Failure;
 
 pub use values::{
-    Consistency, EndpointArg, HealthArg, InstanceArg, MetadataPair, NodeArg, RegistryAddress,
-    ServiceArg, SettingArg,
+    CheckArg, Consistency, EndpointArg, HealthArg, InstanceArg, MetadataPair, NodeArg,
+    RegistryAddress, ServiceArg, SettingArg,
 };
 
 /// How the program ends.
@@ -123,6 +123,7 @@ async fn ask(context: Context, command: Command) -> Outcome {
         Command::Ls(args) => read::ls(context, args).await,
         Command::Watch(args) => read::watch(context, args).await,
         Command::Why(args) => read::why(context, args).await,
+        Command::Check(command) => read::check(context, command).await,
         Command::Events(args) => read::events(context, args).await,
         Command::Deregister { instance } => operate::deregister(context, instance).await,
         Command::Drain(args) => operate::drain(context, args).await,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use rollcall_core::check::{Check, HttpProbe, Probe};
 use rollcall_core::instance::{Endpoint, Ttl, limit};
 use rollcall_core::name::{InstanceId, InstanceName, Invalid, Label, ServiceName, parse_text};
 use rollcall_core::query::HealthFilter;
@@ -147,6 +148,69 @@ pub(super) fn endpoint(text: &str) -> Result<EndpointArg, Invalid> {
 
 pub(super) fn endpoint_name(text: &str) -> Result<Label, Invalid> {
     Label::parse("endpoint name", text)
+}
+
+/// What `--check` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckArg(pub(super) Check);
+
+/// `tcp`, `http:PATH` or `grpc[:SERVICE]`, then options behind commas.
+pub(super) fn check(text: &str) -> Result<CheckArg, Invalid> {
+    let (kind, options) = text.split_once(',').unwrap_or((text, ""));
+    let (kind, of) = kind.split_once(':').unwrap_or((kind, ""));
+    let unknown = || {
+        let problem = format!("{text:?} must begin with tcp, http:PATH or grpc[:SERVICE]");
+        Err(Invalid::new("check", problem))
+    };
+    let probe = match kind {
+        "tcp" if of.is_empty() => Probe::Tcp { tls: false },
+        "http" if of.is_empty() => Probe::Http(HttpProbe::default()),
+        "http" => Probe::Http(HttpProbe { path: of.into(), ..HttpProbe::default() }),
+        "grpc" => Probe::Grpc { service: of.into(), tls: false },
+        _ => return unknown(),
+    };
+    let id = Label::parse("check", kind)?;
+    let mut check = Check::new(id, probe);
+    let mut timeout = None;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        check_option(&mut check, &mut timeout, option)?;
+    }
+    check.timeout = timeout.unwrap_or_else(|| Check::default_timeout(check.interval));
+    check.checked().map(CheckArg).map_err(|refused| refused.within("check"))
+}
+
+fn check_option(
+    check: &mut Check,
+    timeout: &mut Option<Duration>,
+    option: &str,
+) -> Result<(), Invalid> {
+    let (key, value) = option.split_once('=').unwrap_or((option, ""));
+    let time = || duration(value).map_err(|problem| Invalid::new(format!("check {key}"), problem));
+    let count = || {
+        let problem = format!("{value:?} is not a number from 1 to 100");
+        value.parse::<u8>().map_err(|_| Invalid::new(format!("check {key}"), problem))
+    };
+    match (key, value) {
+        ("interval", _) => check.interval = time()?,
+        ("timeout", _) => *timeout = Some(time()?),
+        ("rise", _) => check.rise = count()?,
+        ("fall", _) => check.fall = count()?,
+        ("endpoint", _) => check.endpoint = Some(endpoint_name(value)?),
+        ("id", _) => check.id = Label::parse("check id", value)?,
+        ("advisory", "") => check.advisory = true,
+        ("tls", "") => match &mut check.probe {
+            Probe::Tcp { tls } | Probe::Grpc { tls, .. } => *tls = true,
+            Probe::Http(http) => http.tls = true,
+        },
+        _ => {
+            let problem = format!(
+                "{option:?} is no option of a check: interval=, timeout=, rise=, fall=, endpoint=, \
+                 id=, tls and advisory are"
+            );
+            return Err(Invalid::new("check", problem));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn tag(text: &str) -> Result<Arc<str>, Invalid> {

@@ -22,8 +22,8 @@ pub use dns::DnsSection;
 pub use error::{ConfigError, Problem};
 pub use layers::{Loaded, Override, Sources, load};
 pub use sections::{
-    ApiSettings, ClusterSettings, JournalSettings, LeaseSettings, LimitSettings, ListenSettings,
-    LogFormat, NodeSettings, ProtectionSettings, RaftSettings, TelemetrySettings,
+    ApiSettings, CheckSettings, ClusterSettings, JournalSettings, LeaseSettings, LimitSettings,
+    ListenSettings, LogFormat, NodeSettings, ProtectionSettings, RaftSettings, TelemetrySettings,
 };
 
 /// All settings of one server. The default runs one node on a laptop, on loopback.
@@ -42,6 +42,8 @@ pub struct Config {
     pub lease: LeaseSettings,
     /// The gate that holds back mass expiry.
     pub protection: ProtectionSettings,
+    /// Active checks.
+    pub checks: CheckSettings,
     /// Streams that a node keeps open.
     pub limits: LimitSettings,
     /// The journal of lifecycle events.
@@ -67,6 +69,11 @@ impl Config {
     /// True where no listener can be reached from another machine.
     pub fn is_loopback(&self) -> bool {
         self.listeners().iter().all(|(_, address)| address.ip().is_loopback())
+    }
+
+    /// Whether instances on loopback are registered and probed.
+    pub fn allow_loopback(&self) -> bool {
+        self.checks.allow_loopback.unwrap_or_else(|| self.is_loopback())
     }
 
     /// Every rule that these settings break; empty when they can be used.

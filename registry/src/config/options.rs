@@ -6,6 +6,7 @@ use rollcall_core::protection::Thresholds;
 
 use super::Config;
 use crate::api::ApiSettings;
+use crate::check::CheckSettings;
 use crate::lease::LeaseSettings;
 use crate::node::{Entry, Listen, NodeOptions};
 use crate::raft::{JoinOptions, RaftSettings};
@@ -31,6 +32,11 @@ impl Config {
             },
             raft: self.raft_settings(),
             lease: self.lease_settings(),
+            check: CheckSettings {
+                allow_loopback: self.allow_loopback(),
+                loopback: self.is_loopback(),
+                ..CheckSettings::default()
+            },
             api: self.api_settings(),
             dns: self.dns_settings(),
             shutdown_grace: self.api.shutdown_grace,

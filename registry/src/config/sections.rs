@@ -201,6 +201,15 @@ impl Default for ProtectionSettings {
     }
 }
 
+/// Active checks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckSettings {
+    /// Register and probe instances on loopback, which are then those of this machine itself. Unset: only where all
+    /// listeners of this node are on loopback. Must be equal on all members.
+    pub allow_loopback: Option<bool>,
+}
+
 /// Streams of clients that one node keeps open; further ones are refused with RESOURCE_EXHAUSTED.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

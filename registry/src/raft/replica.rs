@@ -324,6 +324,11 @@ impl Replica {
         self.shared.peers.members()
     }
 
+    /// How long ago this node heard `leader`, as its follower; `None` where another one was heard since, or nobody.
+    pub fn contact_age(&self, leader: u64) -> Option<Duration> {
+        self.shared.contact_age(leader, self.shared.host.clock.monotonic())
+    }
+
     /// How many connections to peers were dialled since the start.
     pub fn dials(&self) -> u64 {
         self.shared.peers.dials()

@@ -46,6 +46,13 @@ pub struct Member {
     pub peer: SocketAddr,
 }
 
+impl Member {
+    /// Everything that it listens on.
+    pub fn addresses(&self) -> [SocketAddr; 4] {
+        [self.api, self.http, self.dns, self.peer]
+    }
+}
+
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (peer {})", self.name, self.peer)

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -75,6 +75,10 @@ impl Net for FreezeNet {
 
     fn bind_udp(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Datagrams>>> {
         TokioNet.bind_udp(address)
+    }
+
+    fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        TokioNet.addresses()
     }
 }
 

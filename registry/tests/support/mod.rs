@@ -8,6 +8,7 @@
 )]
 
 pub mod beating;
+pub mod target;
 
 use rollcall_core::{
     name::{InstanceName, ServiceName},
@@ -20,6 +21,7 @@ use rollcall_proto::v1::{
 };
 use rollcall_registry::{
     api::ApiSettings,
+    check::CheckSettings,
     dns::DnsSettings,
     host::Host,
     lease::{
@@ -44,6 +46,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Settings {
     pub raft: RaftSettings,
     pub lease: LeaseSettings,
+    pub check: CheckSettings,
     pub api: ApiSettings,
     pub dns: DnsSettings,
 }
@@ -85,6 +88,7 @@ pub fn options_in(dir: &TempDir, settings: &Settings, entry: Entry, seed: u64) -
         entry,
         raft: settings.raft.clone(),
         lease: settings.lease.clone(),
+        check: settings.check.clone(),
         api: settings.api.clone(),
         dns: settings.dns.clone(),
         shutdown_grace: Duration::from_secs(5),

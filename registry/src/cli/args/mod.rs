@@ -19,7 +19,7 @@ pub use operate::{
     ProtectionCommand, SnapshotCommand,
 };
 pub use own::{RegisterArgs, RunArgs, SpecArgs};
-pub use read::{EventsArgs, LsArgs, ResolveArgs, SelectorArgs, WatchArgs, WhyArgs};
+pub use read::{CheckCommand, EventsArgs, LsArgs, ResolveArgs, SelectorArgs, WatchArgs, WhyArgs};
 pub use serve::{ConfigCommand, DevArgs, ServerArgs};
 
 use super::values::{self, InstanceArg, RegistryAddress};
@@ -109,6 +109,9 @@ pub enum Command {
     Enable(EnableArgs),
     /// Tell what happened to an instance: who did what, when and why
     Why(WhyArgs),
+    /// Look at the checks of an instance
+    #[command(subcommand)]
+    Check(CheckCommand),
     /// Show the journal of everything that happened, oldest first
     Events(EventsArgs),
     /// Show or set how a service is treated

@@ -8,7 +8,7 @@ use clap::Args;
 use rollcall_core::instance::Ttl;
 use rollcall_core::name::{InstanceId, Label};
 
-use super::super::values::{self, EndpointArg, MetadataPair, ServiceArg};
+use super::super::values::{self, CheckArg, EndpointArg, MetadataPair, ServiceArg};
 
 /// What both commands can say about an instance.
 #[derive(Clone, Debug, Args)]
@@ -32,6 +32,12 @@ pub struct SpecArgs {
     /// Metadata, returned with the instance; may be repeated
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = values::metadata)]
     pub metadata: Vec<MetadataPair>,
+
+    /// What the registry shall test: tcp, http:PATH or grpc[:SERVICE], then, behind commas, any of
+    /// interval=1s, timeout=500ms, rise=1, fall=2, endpoint=NAME, id=NAME, tls, advisory; may be
+    /// repeated
+    #[arg(long = "check", value_name = "CHECK", value_parser = values::check)]
+    pub checks: Vec<CheckArg>,
 }
 
 /// Arguments of `rollcall run`.
@@ -39,6 +45,7 @@ pub struct SpecArgs {
 #[command(after_help = "Examples:
   rollcall run --service web --port 8000 -- python3 -m http.server 8000
   rollcall run --service shop/cart --port 9000 --id cart-1 --zone a --ttl 3s -- ./cart --port 9000
+  rollcall run --service web --port 8000 --check http:/health,interval=1s,fall=2 -- ./web
 
 Signals are passed on to the program. The instance is deregistered when the program ends, and
 rollcall exits with its code.")]
@@ -78,6 +85,7 @@ pub struct RunArgs {
 #[command(after_help = "Examples:
   rollcall register web --id web-1 --endpoint http=127.0.0.1:8080 --ttl 5s
   rollcall register shop/db --id db-1 --endpoint sql=10.0.0.7:5432 --persistent --meta role=primary
+  rollcall register web --id web-1 --endpoint http=127.0.0.1:8080 --check http:/health,timeout=1s
 
 Without --persistent the command stays in the foreground and beats until it is interrupted.")]
 pub struct RegisterArgs {

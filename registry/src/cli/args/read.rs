@@ -1,8 +1,8 @@
-//! `resolve`, `ls`, `watch`, `why` and `events`: questions to the registry.
+//! `resolve`, `ls`, `watch`, `why`, `check` and `events`: questions to the registry.
 
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use rollcall_core::name::Label;
 
 use super::super::values::{self, Consistency, HealthArg, InstanceArg, MetadataPair, ServiceArg};
@@ -115,6 +115,20 @@ pub struct WhyArgs {
     /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
     #[arg(value_parser = values::instance)]
     pub instance: InstanceArg,
+}
+
+/// Actions of `rollcall check`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CheckCommand {
+    /// Show verdict, last five outputs, checker and next probe of the checks of an instance
+    #[command(after_help = "Examples:
+  rollcall check show web-1
+  rollcall check show shop/web/web-1 -o json")]
+    Show {
+        /// [NAMESPACE/]SERVICE/ID, or an ID that only one instance of the namespace `default` has
+        #[arg(value_parser = values::instance)]
+        instance: InstanceArg,
+    },
 }
 
 /// Arguments of `rollcall events`.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Command as ClapCommand, CommandFactory, Parser};
 use clap_complete::Shell;
+use rollcall_core::check::{HttpProbe, Probe};
 use rollcall_core::name::{InstanceId, InstanceName, Label, ServiceName};
 
-use super::super::values::{Consistency, HealthArg, InstanceArg, NodeArg};
+use super::super::values::{CheckArg, Consistency, HealthArg, InstanceArg, NodeArg};
 use super::{Cli, Command, ConfigCommand, MemberCommand, Output, PolicyCommand, completion};
 use crate::config::{Config, load};
 
@@ -59,7 +60,7 @@ fn the_tree_is_sound() {
 fn the_tree_holds_every_published_command() {
     let mut names: Vec<String> = all_leaves().into_iter().map(|(path, _)| path).collect();
     names.sort();
-    let published = "completion|config check|config show|deregister|dev|drain|enable|events|\
+    let published = "check show|completion|config check|config show|deregister|dev|drain|enable|events|\
                      leader transfer|ls|maintenance|member add|member promote|member remove|\
                      policy get|policy set|protection release|protection show|register|resolve|\
                      run|server|snapshot export|snapshot inspect|snapshot trigger|status|watch|why";
@@ -93,6 +94,31 @@ fn every_example_in_the_help_parses_as_its_command() {
 }
 
 #[test]
+fn a_check_is_read_with_all_its_options() {
+    let check = |text: &str| {
+        let line = format!("rollcall run --service w --port 1 --check {text} -- x");
+        let Command::Run(args) = parse(&line) else { panic!("{line}") };
+        let CheckArg(check) = args.spec.checks[0].clone();
+        check
+    };
+    let plain = check("tcp");
+    assert_eq!((plain.probe, plain.rise, plain.fall), (Probe::Tcp { tls: false }, 2, 3));
+    let all = check(
+        "http:/health?a=b:c,interval=1s,timeout=500ms,rise=1,fall=2,endpoint=admin,id=deep,tls,advisory",
+    );
+    let http = HttpProbe { path: "/health?a=b:c".into(), tls: true, ..HttpProbe::default() };
+    assert_eq!((all.probe, all.rise, all.fall), (Probe::Http(http), 1, 2));
+    assert_eq!((all.interval, all.timeout), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!(
+        (all.endpoint.unwrap().as_str(), all.id.as_str(), all.advisory),
+        ("admin", "deep", true)
+    );
+    let grpc = check("grpc:shop.v1.Cart,interval=1s");
+    assert_eq!(grpc.timeout, Duration::from_secs(1), "not longer than the interval");
+    assert_eq!(grpc.probe, Probe::Grpc { service: "shop.v1.Cart".into(), tls: false });
+}
+
+#[test]
 fn bad_words_are_usage_errors_that_name_their_field() {
     let cases = [
         ("rollcall resolve We_b", "service: \"We_b\" is not a DNS label"),
@@ -102,6 +128,13 @@ fn bad_words_are_usage_errors_that_name_their_field() {
         ("rollcall resolve web --tag ''", "tag: \"\" has 0 bytes"),
         ("rollcall resolve web --meta role", "metadata: \"role\" must be KEY=VALUE"),
         ("rollcall resolve web --meta =x", "metadata key: \"\""),
+        ("rollcall register w --id i --endpoint a=10.0.0.1:1 --check udp", "check: \"udp\" must"),
+        ("rollcall register w --id i --endpoint a=10.0.0.1:1 --check tcp:1", "check: \"tcp:1\""),
+        ("rollcall run --service w --port 1 --check http:/,every=1s -- x", "check: \"every=1s\""),
+        ("rollcall run --service w --port 1 --check tcp,fall=0 -- x", "check.fall: 0"),
+        ("rollcall run --service w --port 1 --check tcp,rise=x -- x", "check rise: \"x\""),
+        ("rollcall run --service w --port 1 --check tcp,interval=9ms -- x", "check.interval: 9ms"),
+        ("rollcall run --service w --port 1 --check http:x -- x", "check.http.path: \"x\""),
         ("rollcall resolve web --consistency soon", "consistency \"soon\" must be stale, bounded"),
         ("rollcall resolve web --consistency bounded=2", "duration \"2\""),
         ("rollcall resolve web --min-revision -1", "--min-revision"),

@@ -7,11 +7,12 @@ mod run;
 pub(super) use register::register;
 pub(super) use run::run;
 
-use rollcall_client::{Fence, Registration, State};
+use rollcall_client::{Check, Fence, Registration, State};
+use rollcall_core::check as core;
 use rollcall_core::name::{Label, ServiceName};
 
 use super::args::SpecArgs;
-use super::values::ServiceArg;
+use super::values::{CheckArg, ServiceArg};
 
 /// The name that service argument and `--namespace` give together.
 fn service_name(service: &ServiceArg, spec: &SpecArgs) -> ServiceName {
@@ -32,7 +33,36 @@ fn registration(service: &ServiceName, spec: &SpecArgs) -> Registration {
     for pair in &spec.metadata {
         registration = registration.metadata(&*pair.key, &*pair.value);
     }
+    for CheckArg(check) in &spec.checks {
+        registration = registration.check(wire_check(check));
+    }
     registration
+}
+
+/// A check as the client library takes it.
+fn wire_check(check: &core::Check) -> Check {
+    let mut wire = match &check.probe {
+        core::Probe::Tcp { .. } => Check::tcp(),
+        core::Probe::Http(http) => Check::http(&*http.path),
+        core::Probe::Grpc { service, .. } => Check::grpc(&**service),
+    };
+    // One that says nothing is named by the library: two of a kind need two names.
+    if check.id.as_str() != check.probe.as_str() {
+        wire = wire.id(check.id.as_str());
+    }
+    if check.probe.tls() {
+        wire = wire.tls();
+    }
+    if check.advisory {
+        wire = wire.advisory();
+    }
+    if let Some(endpoint) = &check.endpoint {
+        wire = wire.endpoint(endpoint.as_str());
+    }
+    wire.interval(check.interval)
+        .timeout(check.timeout)
+        .rise(check.rise.into())
+        .fall(check.fall.into())
 }
 
 /// What a change of a registration means, for the person who started it; `None` where nothing has to be said.

@@ -1,5 +1,6 @@
-//! Questions to the registry: `resolve`, `ls`, `watch`, `why`, `events`.
+//! Questions to the registry: `resolve`, `ls`, `watch`, `why`, `check`, `events`.
 
+mod check;
 mod events;
 mod ls;
 mod resolve;
@@ -7,6 +8,7 @@ mod story;
 mod watch;
 mod why;
 
+pub(super) use check::check;
 pub(super) use events::events;
 pub(super) use ls::ls;
 pub(super) use resolve::resolve;

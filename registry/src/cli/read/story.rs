@@ -4,6 +4,7 @@ use rollcall_client::v1::{self, AdminState, EventReason, HealthStatus};
 use rollcall_core::name::InstanceName;
 
 use super::super::words;
+use super::check;
 
 /// What the registry knows of an instance.
 pub(super) struct Story<'a> {
@@ -16,6 +17,7 @@ impl Story<'_> {
     pub(super) fn tell(&self) -> String {
         let mut lines = vec![self.standing()];
         lines.extend(self.particulars());
+        lines.extend(check::lines(self.answer));
         lines.push(String::new());
         lines.push("What happened, oldest first:".to_owned());
         lines.extend(self.answer.events.iter().map(|event| format!("  {}", sentence(event))));

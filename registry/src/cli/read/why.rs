@@ -23,6 +23,7 @@ pub(crate) async fn why(context: &Context, args: WhyArgs) -> Outcome {
     };
     let request = v1::GetInstanceRequest {
         name: Some(words::wire_instance(&name)),
+        with_outputs: true,
         ..v1::GetInstanceRequest::default()
     };
     let answer = context.client.get_instance(request).await?;

@@ -1,0 +1,300 @@
+//! Self-doubt: where most targets fail at once, the fault is more likely on the side of the checker. It then holds
+//! back what it thinks of them until another checker sees the same, all others doubt as well, or nobody answers for two
+//! intervals. What another checker sees alive stays held: docs/decisions/009.
+
+use super::{Checks, book::Key, peer::ANSWER};
+use rollcall_core::{check::Verdict, command::Finding};
+use rollcall_proto::{convert, internal::v1 as pb};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Fewer targets that fail at once are no reason to doubt.
+const FAILING_MIN: usize = 3;
+/// How often what is held is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How often another checker is asked, in ticks.
+const ASK_TICKS: u32 = 4;
+/// Checks that it is asked about at a time. If it sees all of them fail, it is believed about the rest.
+const SAMPLE: usize = 16;
+/// Longest wait for its probes.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// Checks that have been quiet for so many of their intervals are told all the same.
+const INTERVALS: u32 = 2;
+/// A node that doubted so long ago may not do so any more.
+const DOUBT_AGE: Duration = Duration::from_secs(5);
+
+/// What is held back. At most one entry for each check of this node.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    held: BTreeMap<Key, Held>,
+    /// What may be told in spite of the doubt.
+    free: BTreeSet<Key>,
+    /// When other checkers said that they doubt too, ms.
+    others: BTreeMap<u64, u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    since: u64,
+    /// Another checker saw it alive.
+    is_refuted: bool,
+}
+
+impl Doubts {
+    /// Whether this may be told while the checker doubts itself; it is held otherwise. Only failures are doubtful.
+    pub(super) fn may_tell(&mut self, key: &Key, finding: &Finding, now: u64) -> bool {
+        if finding.opinion.verdict != Verdict::Failing || self.free.remove(key) {
+            self.held.remove(key);
+            return true;
+        }
+        self.held.entry(key.clone()).or_insert(Held { since: now, is_refuted: false });
+        false
+    }
+
+    /// Lets these go.
+    fn release(&mut self, keys: Vec<Key>) -> Vec<Key> {
+        for key in &keys {
+            self.held.remove(key);
+            self.free.insert(key.clone());
+        }
+        keys
+    }
+
+    fn release_all(&mut self) -> Vec<Key> {
+        let all = self.held.keys().cloned().collect();
+        self.release(all)
+    }
+
+    /// What nobody has spoken about for its time.
+    fn waited(&self, now: u64, interval: impl Fn(&Key) -> Option<Duration>) -> Vec<Key> {
+        let is_over = |(key, held): &(&Key, &Held)| {
+            let wait = interval(key).unwrap_or_default() * INTERVALS;
+            !held.is_refuted && u128::from(now.saturating_sub(held.since)) >= wait.as_millis()
+        };
+        self.held.iter().filter(is_over).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Up to [`SAMPLE`] of what is held, from a place that `dice` chooses.
+    fn sample(&self, dice: u64) -> Vec<Key> {
+        let count = self.held.len().max(1);
+        let skip = usize::try_from(dice).unwrap_or(usize::MAX) % count;
+        self.held.keys().cycle().skip(skip).take(SAMPLE.min(self.held.len())).cloned().collect()
+    }
+
+    /// Takes what another checker saw of a sample: failed, or alive; `None` = it could not tell. Returns what may go.
+    fn heard(&mut self, sample: &[Key], failed: &[Option<bool>]) -> Vec<Key> {
+        if !sample.is_empty() && failed.iter().all(|failed| *failed == Some(true)) {
+            return self.release_all();
+        }
+        let mut confirmed = Vec::new();
+        for (key, failed) in sample.iter().zip(failed) {
+            match failed {
+                Some(true) => confirmed.push(key.clone()),
+                Some(false) => {
+                    if let Some(held) = self.held.get_mut(key) {
+                        held.is_refuted = true;
+                    }
+                }
+                None => {}
+            }
+        }
+        self.release(confirmed)
+    }
+}
+
+/// Looks after what is held, until the node stops.
+pub(super) async fn run(checks: Checks) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut ticks, mut turn) = (0_u32, 0_usize);
+    let mut told = false;
+    loop {
+        tick.tick().await;
+        let doubts = checks.doubts_itself();
+        let left = checks.look_after(doubts);
+        if doubts != told {
+            told = doubts;
+            match doubts {
+                true => tracing::warn!("most targets fail at once: verdicts are held back"),
+                false => tracing::info!("this node trusts its probes again"),
+            }
+        }
+        checks.0.stats.doubts.store(u64::from(doubts), Ordering::Relaxed);
+        checks.0.stats.held.store(left as u64, Ordering::Relaxed);
+        ticks = ticks.wrapping_add(1);
+        if left > 0 && ticks % ASK_TICKS == 0 {
+            turn = turn.wrapping_add(1);
+            checks.ask_another(turn).await;
+        }
+    }
+}
+
+impl Checks {
+    pub(super) fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.0.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether most of what passes by the catalogue fails here. A single checker has nobody to ask and never doubts.
+    pub(super) fn doubts_itself(&self) -> bool {
+        if self.other_checkers().is_empty() {
+            return false;
+        }
+        let (passing, failing) = self.book().failing_at_once();
+        failing >= FAILING_MIN && failing * 2 > passing
+    }
+
+    fn other_checkers(&self) -> Vec<u64> {
+        let seen = self.0.view.load();
+        let nodes = seen.state.checkers().nodes().iter().copied();
+        nodes.filter(|node| *node != self.0.node).collect()
+    }
+
+    /// Lets go what needs no confirmation any more; returns how much is left.
+    fn look_after(&self, doubts: bool) -> usize {
+        let others = self.other_checkers();
+        let (book, mut held, now) = (self.book(), self.doubts(), self.now());
+        held.held.retain(|key, _| {
+            book.finding(key).is_some_and(|found| found.opinion.verdict == Verdict::Failing)
+        });
+        held.free.retain(|key| book.finding(key).is_some());
+        let age = u64::try_from(DOUBT_AGE.as_millis()).unwrap_or(u64::MAX);
+        held.others.retain(|id, at| others.contains(id) && now.saturating_sub(*at) < age);
+        let free = if !doubts || held.others.len() == others.len() {
+            held.release_all()
+        } else {
+            let waited = held.waited(now, |key| book.interval(key));
+            held.release(waited)
+        };
+        let left = held.held.len();
+        drop((book, held));
+        self.0.findings.add(free);
+        left
+    }
+
+    /// Asks one of the other checkers whether it sees the same.
+    async fn ask_another(&self, turn: usize) {
+        let others = self.other_checkers();
+        let Some(other) = others.get(turn % others.len().max(1)).copied() else { return };
+        let sample = self.doubts().sample(self.0.host.random.bits());
+        let answer = timeout(ANSWER + CONFIRM, self.confirm(other, &sample)).await;
+        let (failed, other_doubts) = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(status)) => {
+                tracing::debug!(%status, other = format!("{other:016x}"), "ask another checker");
+                return;
+            }
+            Err(_) => return,
+        };
+        let now = self.now();
+        let mut held = self.doubts();
+        let free = if other_doubts {
+            held.others.insert(other, now);
+            Vec::new()
+        } else {
+            held.others.remove(&other);
+            held.heard(&sample, &failed)
+        };
+        drop(held);
+        self.0.findings.add(free);
+    }
+
+    /// What `other` sees of these checks, and whether it doubts itself.
+    async fn confirm(
+        &self,
+        other: u64,
+        sample: &[Key],
+    ) -> Result<(Vec<Option<bool>>, bool), tonic::Status> {
+        let gone = || tonic::Status::unavailable("it is no member any more");
+        let mut client = self.peer(other).ok_or_else(gone)?;
+        let wanted = sample.iter().map(|(generation, check)| pb::probe_now_request::Wanted {
+            generation: *generation,
+            check_id: check.as_str().to_owned(),
+        });
+        let request = pb::ProbeNowRequest {
+            items: wanted.collect(),
+            rounds: 1,
+            gap: Some(convert::duration(Duration::ZERO)),
+            timeout: Some(convert::duration(CONFIRM)),
+        };
+        let mut answers = client.probe_now(request).await?.into_inner();
+        let mut failed = vec![None; sample.len()];
+        let mut doubts = false;
+        while let Some(answer) = answers.message().await? {
+            doubts |= answer.doubts;
+            for result in answer.results.iter().filter(|result| result.probed) {
+                let place = usize::try_from(result.item).ok();
+                if let Some(place) = place.and_then(|place| failed.get_mut(place)) {
+                    *place = Some(!result.failure.is_empty());
+                }
+            }
+        }
+        Ok((failed, doubts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rollcall_core::{check::Opinion, name::Label};
+
+    fn key(generation: u64) -> Key {
+        (generation, Label::parse("check_id", "tcp").unwrap())
+    }
+
+    fn finding(verdict: Verdict) -> Finding {
+        let (generation, check) = key(1);
+        let opinion = Opinion { verdict, ..Opinion::PASSING };
+        Finding { generation, basis: 1, check, opinion, evidence: "".into() }
+    }
+
+    fn holding(count: u64) -> Doubts {
+        let mut doubts = Doubts::default();
+        for generation in 1..=count {
+            assert!(!doubts.may_tell(&key(generation), &finding(Verdict::Failing), 1_000));
+        }
+        doubts
+    }
+
+    #[test]
+    fn what_passes_is_never_held() {
+        let mut doubts = holding(1);
+        assert!(doubts.may_tell(&key(1), &finding(Verdict::Passing), 2_000));
+        assert!(doubts.held.is_empty());
+    }
+
+    #[test]
+    fn what_another_sees_dead_goes_and_what_it_sees_alive_stays() {
+        let mut doubts = holding(3);
+        let sample = [key(1), key(2), key(3)];
+        let free = doubts.heard(&sample, &[Some(true), Some(false), None]);
+        assert_eq!(free, [key(1)]);
+        assert!(doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000), "once");
+        assert!(!doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000));
+        let waited = doubts.waited(60_000, |_| Some(Duration::from_secs(10)));
+        assert_eq!(waited, [key(1), key(3)], "the one that was seen alive does not run out");
+    }
+
+    #[test]
+    fn a_sample_that_is_dead_altogether_speaks_for_all() {
+        let mut doubts = holding(100);
+        let sample = doubts.sample(93);
+        assert_eq!(sample.len(), SAMPLE);
+        assert_eq!(sample[0], key(94));
+        assert_eq!(sample[15], key(9), "it goes on at the beginning");
+        assert_eq!(doubts.heard(&sample, &[Some(true); SAMPLE]).len(), 100);
+    }
+
+    #[test]
+    fn what_nobody_speaks_about_goes_after_two_intervals() {
+        let doubts = holding(2);
+        let interval = |key: &Key| Some(Duration::from_secs(key.0));
+        assert_eq!(doubts.waited(2_999, interval), []);
+        assert_eq!(doubts.waited(3_000, interval), [key(1)]);
+        assert_eq!(doubts.waited(5_000, interval), [key(1), key(2)]);
+        assert_eq!(Doubts::default().sample(7), []);
+    }
+}
