@@ -391,7 +391,7 @@ async fn survive(attack: Attack) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_answer_of_a_registry_harms_its_clients(attack in attack()) {
         count_panics();

@@ -14,6 +14,8 @@ use tokio::time::sleep;
 
 /// Calls before the fault.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// The same where calls are hedged: what is usual is known after the first interval of 10 s.
+const WARM_UP_HEDGED: Duration = Duration::from_secs(12);
 /// How many are there when a service grows.
 const MANY: usize = 30;
 
@@ -146,7 +148,7 @@ async fn once(
     let mut backends = registry.backends(3).await?;
     let calling = way.begin(&registry, backends[2].address).await?;
     let mut load = Load::begin(&calling.caller, callers);
-    sleep(WARM_UP).await;
+    sleep(if way == Way::Hedged { WARM_UP_HEDGED } else { WARM_UP }).await;
     load.measure();
     fault.happen(&registry, &mut backends, length).await?;
     load.end().await
