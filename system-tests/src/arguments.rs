@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 /// How it is called.
-pub(crate) const USAGE: &str = "usage: rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict]\n\
+pub(crate) const USAGE: &str = "usage: rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict] [--rounds N]\n\
      \x20      rollcall-system-tests --list";
+
+/// Rounds where nobody asks for more: enough to see that it works.
+const ROUNDS: u32 = 3;
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub(crate) enum Order {
     List,
     /// Run the cases of a topic, all, or those whose names contain a text.
     Select(String),
+    /// Be the process that holds many instances.
+    Fleet(PathBuf),
     /// Be the process of one case.
     Play {
         /// Its name.
@@ -33,6 +38,8 @@ pub(crate) struct Arguments {
     pub(crate) rollcall: PathBuf,
     /// A skipped case counts as failed.
     pub(crate) strict: bool,
+    /// How often that which is measured is repeated.
+    pub(crate) rounds: u32,
 }
 
 impl Arguments {
@@ -40,6 +47,7 @@ impl Arguments {
     pub(crate) fn read(given: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut words, mut list, mut strict) = (Vec::new(), false, false);
         let mut rollcall = PathBuf::from("target/release/rollcall");
+        let mut rounds = ROUNDS;
         let mut given = given;
         while let Some(word) = given.next() {
             match word.as_str() {
@@ -47,6 +55,10 @@ impl Arguments {
                 "--strict" => strict = true,
                 "--rollcall" => {
                     rollcall = given.next().ok_or("--rollcall needs a path")?.into();
+                }
+                "--rounds" => {
+                    let text = given.next().ok_or("--rounds needs a number")?;
+                    rounds = text.parse().map_err(|why| format!("--rounds {text}: {why}"))?;
                 }
                 flag if flag.starts_with("--") => return Err(format!("{flag} is not known")),
                 _ => words.push(word),
@@ -57,10 +69,11 @@ impl Arguments {
             (false, [play, name, directory, mark]) if play == "play" => {
                 Order::Play { name: name.clone(), directory: directory.into(), mark: mark.clone() }
             }
+            (false, [fleet, plan]) if fleet == "fleet" => Order::Fleet(plan.into()),
             (false, [wanted]) => Order::Select(wanted.clone()),
             _ => return Err("name one topic, `all`, or a part of a case's name".to_owned()),
         };
-        Ok(Self { order, rollcall, strict })
+        Ok(Self { order, rollcall, strict, rounds })
     }
 }
 
@@ -76,7 +89,9 @@ mod tests {
     fn a_topic_a_list_or_nothing_that_makes_sense() {
         assert_eq!(order("dns --strict"), Ok(Order::Select("dns".into())));
         assert_eq!(order("--list"), Ok(Order::List));
-        for wrong in ["", "dns health", "--frob dns", "dns --rollcall", "--list dns"] {
+        for wrong in
+            ["", "dns health", "--frob dns", "dns --rollcall", "--list dns", "dns --rounds x"]
+        {
             assert!(order(wrong).is_err(), "{wrong}");
         }
     }

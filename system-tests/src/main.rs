@@ -1,7 +1,7 @@
 //! Tests of the built `rollcall` with programs that are not ours (resolvers, proxies), with network namespaces, or
 //! with more connections than a unit test should open. `cargo test` never needs them; `.ci/run` calls this.
 //!
-//! `rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict] [--list]`
+//! `rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict] [--rounds N] [--list]`
 //!
 //! One line for each case: `ok`, `FAILED` or `skipped: why`; the last line is `N passed, N failed`. `--strict` counts a
 //! skipped case as failed. Every case runs in a process group of its own, has a deadline, and leaves nothing running.
@@ -22,16 +22,18 @@ mod stage;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Order};
+use stage::Stage;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 fn main() -> ExitCode {
-    let Arguments { order, rollcall, strict } = match Arguments::read(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(problem) => {
-            eprintln!("{problem}\n{}", arguments::USAGE);
-            return ExitCode::from(2);
-        }
-    };
+    let Arguments { order, rollcall, strict, rounds } =
+        match Arguments::read(std::env::args().skip(1)) {
+            Ok(arguments) => arguments,
+            Err(problem) => {
+                eprintln!("{problem}\n{}", arguments::USAGE);
+                return ExitCode::from(2);
+            }
+        };
     match order {
         Order::List => {
             for case in case::all() {
@@ -39,7 +41,16 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Order::Select(wanted) => runner::run(&wanted, &rollcall, strict),
-        Order::Play { name, directory, mark } => runner::play(&name, &rollcall, directory, mark),
+        Order::Select(wanted) => runner::run(&wanted, &rollcall, strict, rounds),
+        Order::Play { name, directory, mark } => {
+            runner::play(&name, Stage::new(rollcall, directory, mark, rounds))
+        }
+        Order::Fleet(plan) => match health::fleet::play(&plan) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -2,6 +2,7 @@
 //! case's mark, and [`sweep`] removes what bears it, whatever became of the case.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -74,17 +75,53 @@ impl Namespace {
 
     /// Drops every packet from and to the others.
     pub(crate) fn cut_off(&self) -> Checked {
-        let rules = "add table inet cut; \
-             add chain inet cut in { type filter hook input priority 0; }; \
-             add chain inet cut out { type filter hook output priority 0; }; \
-             add rule inet cut in iifname eth0 drop; \
-             add rule inet cut out oifname eth0 drop";
-        self.nft(rules)
+        self.filter(
+            "add rule inet cut in iifname eth0 drop; add rule inet cut out oifname eth0 drop",
+        )
+    }
+
+    /// Drops every packet from and to these addresses.
+    pub(crate) fn cut_off_from(&self, addresses: &[String]) -> Checked {
+        let all = addresses.join(", ");
+        self.filter(&format!(
+            "add rule inet cut in ip saddr {{ {all} }} drop; \
+             add rule inet cut out ip daddr {{ {all} }} drop"
+        ))
+    }
+
+    /// Drops so many of a hundred packets that come in, at random.
+    pub(crate) fn lose(&self, percent: u8) -> Checked {
+        self.filter(&format!(
+            "add rule inet cut in iifname eth0 numgen random mod 100 < {percent} drop"
+        ))
     }
 
     /// Lets packets pass again.
     pub(crate) fn heal(&self) -> Checked {
         self.nft("delete table inet cut")
+    }
+
+    /// Gives it one more address of the network.
+    pub(crate) fn add_address(&self, address: &str) -> Checked {
+        ip(&["-n", &self.name, "addr", "add", &format!("{address}/24"), "dev", "eth0"])
+    }
+
+    /// From here on this thread, and what it starts, is on this machine.
+    pub(crate) fn enter(&self) -> Checked {
+        let file = fs::File::open(Path::new(NAMES).join(&self.name))?;
+        rustix::thread::move_into_link_name_space(
+            file.as_fd(),
+            Some(rustix::thread::LinkNameSpaceType::Network),
+        )?;
+        Ok(())
+    }
+
+    fn filter(&self, rules: &str) -> Checked {
+        self.nft(&format!(
+            "add table inet cut; \
+             add chain inet cut in {{ type filter hook input priority 0; }}; \
+             add chain inet cut out {{ type filter hook output priority 0; }}; {rules}"
+        ))
     }
 
     fn nft(&self, rules: &str) -> Checked {

@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::case::Checked;
 
 /// Pause between two looks at a condition.
@@ -46,6 +48,21 @@ impl Program {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Holds it where it stands, as a machine that hangs does.
+    pub(crate) fn pause(&self) -> Checked {
+        self.send(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> Checked {
+        self.send(Signal::CONT)
+    }
+
+    fn send(&self, signal: Signal) -> Checked {
+        let id = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("a process without an id")?;
+        Ok(kill_process(id, signal)?)
     }
 
     /// Ends it without a warning, as a crash does.

@@ -17,18 +17,21 @@ use crate::stage::Stage;
 /// What the process of a case writes before a figure that is worth showing.
 pub(crate) const NOTE: &str = "note: ";
 const LOOK: Duration = Duration::from_millis(20);
+/// Cases of this topic run only when it is asked for.
+const LONG: &str = "long";
 /// Lines of each log that are shown when a case has failed.
 const TAIL: usize = 30;
 
 /// Runs the cases of a topic, all of them, or those whose names contain `wanted`.
 #[expect(clippy::print_stdout, reason = "its report")]
-pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool) -> ExitCode {
+pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool, rounds: u32) -> ExitCode {
     let Ok(rollcall) = rollcall.canonicalize() else {
         println!("{} is not there: build it first, or give --rollcall PATH", rollcall.display());
         return ExitCode::from(2);
     };
     raise_open_files();
-    let fits = |case: &&Case| wanted == "all" || case.topic == wanted || case.name.contains(wanted);
+    let all = |case: &Case| wanted == "all" && case.topic != LONG;
+    let fits = |case: &&Case| all(case) || case.topic == wanted || case.name.contains(wanted);
     let (mut passed, mut failed) = (0_u32, 0_u32);
     for (at, case) in case::all().filter(fits).enumerate() {
         let title = format!("{}: {}", case.topic, case.name);
@@ -38,7 +41,7 @@ pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool) -> ExitCode {
             continue;
         }
         let begin = Instant::now();
-        let (ending, report) = one(case, &rollcall, at);
+        let (ending, report) = one(case, &rollcall, at, rounds);
         let took = begin.elapsed().as_secs_f64();
         match ending {
             Ok(()) => {
@@ -58,12 +61,11 @@ pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool) -> ExitCode {
 
 /// Is the process of one case. The notes and the reason go to standard output, which the runner keeps.
 #[expect(clippy::print_stdout, reason = "read by the runner")]
-pub(crate) fn play(name: &str, rollcall: &Path, directory: PathBuf, mark: String) -> ExitCode {
+pub(crate) fn play(name: &str, mut stage: Stage) -> ExitCode {
     let Some(case) = case::all().find(|case| case.name == name) else {
         println!("no case is called {name}");
         return ExitCode::from(2);
     };
-    let mut stage = Stage::new(rollcall.to_owned(), directory, mark);
     match (case.play)(&mut stage) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -74,14 +76,18 @@ pub(crate) fn play(name: &str, rollcall: &Path, directory: PathBuf, mark: String
 }
 
 /// How a case ended, and what is worth showing of it.
-fn one(case: &Case, rollcall: &Path, at: usize) -> (Result<(), String>, Vec<String>) {
+fn one(case: &Case, rollcall: &Path, at: usize, rounds: u32) -> (Result<(), String>, Vec<String>) {
     let mark = format!("rc{}-{at}-", std::process::id());
     let directory = match tempfile::Builder::new().prefix(&mark).tempdir() {
         Ok(directory) => directory,
         Err(error) => return (Err(format!("make a temporary directory: {error}")), Vec::new()),
     };
     let said = directory.path().join("case.out");
-    let ended = watch(case, rollcall, directory.path(), &mark, &said);
+    let path = directory.path().to_owned();
+    let stage = Stage::new(rollcall.to_owned(), path, mark.clone(), rounds);
+    // A deadline is meant for the rounds that nobody has asked for.
+    let limit = case.deadline * (rounds / 3).max(1);
+    let ended = watch(case, &stage, &said, limit);
     let swept = netns::sweep(&mark);
     let text = fs::read_to_string(&said).unwrap_or_default();
     let notes = text.lines().filter_map(|line| line.strip_prefix(NOTE)).map(str::to_owned);
@@ -92,7 +98,7 @@ fn one(case: &Case, rollcall: &Path, at: usize) -> (Result<(), String>, Vec<Stri
             let words = text.lines().filter(|line| !line.starts_with(NOTE));
             Err(words.collect::<Vec<_>>().join("\n"))
         }
-        Ok(None) => Err(format!("not within {:?}", case.deadline)),
+        Ok(None) => Err(format!("not within {limit:?}")),
         Err(error) => Err(format!("run the case: {error}")),
     };
     if ending.is_err() {
@@ -102,27 +108,22 @@ fn one(case: &Case, rollcall: &Path, at: usize) -> (Result<(), String>, Vec<Stri
 }
 
 /// Waits for a case; `None`: it was ended at its deadline. What it started is ended in any case.
-fn watch(
-    case: &Case,
-    rollcall: &Path,
-    directory: &Path,
-    mark: &str,
-    said: &Path,
-) -> Checked<Option<ExitStatus>> {
+fn watch(case: &Case, stage: &Stage, said: &Path, limit: Duration) -> Checked<Option<ExitStatus>> {
     let said = File::create(said)?;
     let mut child = Command::new(std::env::current_exe()?)
         .args(["play", case.name])
-        .arg(directory)
-        .arg(mark)
+        .arg(&stage.directory)
+        .arg(&stage.mark)
         .arg("--rollcall")
-        .arg(rollcall)
-        .current_dir(directory)
+        .arg(&stage.rollcall)
+        .args(["--rounds", &stage.rounds.to_string()])
+        .current_dir(&stage.directory)
         .stdin(Stdio::null())
         .stdout(said.try_clone()?)
         .stderr(said)
         .process_group(0)
         .spawn()?;
-    let deadline = Instant::now() + case.deadline;
+    let deadline = Instant::now() + limit;
     let status = loop {
         match child.try_wait()? {
             Some(status) => break Some(status),

@@ -17,12 +17,14 @@ pub(crate) struct Stage {
     pub(crate) directory: PathBuf,
     /// Beginning of the names of network namespaces of this case.
     pub(crate) mark: String,
+    /// How often that which is measured is repeated.
+    pub(crate) rounds: u32,
 }
 
 impl Stage {
     /// A stage over these.
-    pub(crate) fn new(rollcall: PathBuf, directory: PathBuf, mark: String) -> Self {
-        Self { rollcall, directory, mark }
+    pub(crate) fn new(rollcall: PathBuf, directory: PathBuf, mark: String, rounds: u32) -> Self {
+        Self { rollcall, directory, mark, rounds }
     }
 
     /// Writes a file of the case.

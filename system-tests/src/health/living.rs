@@ -1,0 +1,166 @@
+//! 500 living instances while servers and the network suffer: nobody is taken out.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::cluster::{Cluster, SERVERS};
+use super::fleet::{Check, Plan};
+use super::observer::Observer;
+use super::{ELECTION, INTERVAL, LISTED, MARGIN, SERVICE, TTL};
+use crate::case::{Checked, check};
+use crate::netns::{Namespace, network};
+use crate::program::Program;
+use crate::stage::Stage;
+
+/// The instances: on two machines, of several addresses each.
+const HOMES: usize = 2;
+const ADDRESSES: usize = 5;
+const PORTS: u16 = 50;
+const INSTANCES: usize = HOMES * ADDRESSES * PORTS as usize;
+/// How long trouble lasts.
+const TROUBLE: Duration = Duration::from_secs(30);
+/// Longer than any verdict or lease takes.
+const AFTERMATH: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_secs(5);
+/// Time between two deaths of leaders, and the one that a dead one takes to come back.
+const BETWEEN: Duration = Duration::from_secs(15);
+const AWAY: Duration = Duration::from_secs(2);
+/// Leaders killed in 20 rounds: three minutes.
+const KILLS: u32 = 12;
+
+/// The servers, the living, one machine more and the onlooker's.
+struct Scene {
+    machines: Vec<Namespace>,
+    cluster: Cluster,
+    observer: Observer,
+    addresses: Vec<String>,
+    _fleets: Vec<Program>,
+}
+
+impl Scene {
+    const SPARE: usize = SERVERS + HOMES;
+
+    fn open(stage: &Stage) -> Checked<Self> {
+        let machines = network(stage, SERVERS + HOMES + 2)?;
+        machines[Self::SPARE + 1].enter()?;
+        let cluster = Cluster::spread(stage, &machines)?;
+        let observer = Observer::start(&cluster.grpc())?;
+        cluster.until_formed(&observer)?;
+        let (mut addresses, mut fleets) = (Vec::new(), Vec::new());
+        for home in 0..HOMES {
+            let mut targets = Vec::new();
+            for number in 0..ADDRESSES {
+                let address = format!("10.77.0.{}", 100 + home * ADDRESSES + number);
+                machines[SERVERS + home].add_address(&address)?;
+                for port in 0..PORTS {
+                    targets.push(SocketAddr::new(address.parse()?, 9_000 + port));
+                }
+                addresses.push(address);
+            }
+            addresses.push(machines[SERVERS + home].address.clone());
+            let plan = Plan {
+                registry: cluster.grpc(),
+                service: SERVICE.to_owned(),
+                listen: targets.clone(),
+                targets,
+                ttl: TTL,
+                check: Check::Tcp,
+                interval: INTERVAL,
+            };
+            let name = format!("fleet{home}");
+            fleets.push(plan.start(stage, &name, Some(&machines[SERVERS + home]))?);
+        }
+        observer.until_routable(INSTANCES, LISTED)?;
+        Ok(Self { machines, cluster, observer, addresses, _fleets: fleets })
+    }
+
+    /// Nobody but these was taken out, and all the others take traffic.
+    fn close(&self, stage: &Stage, silenced: &BTreeSet<String>) -> Checked {
+        let harmed = self.observer.taken_out(silenced);
+        stage.note(&format!(
+            "{INSTANCES} living instances, {} taken out, {} take traffic",
+            harmed.len(),
+            self.observer.routable(),
+        ));
+        let some = harmed.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        check(harmed.is_empty(), || format!("{} were taken out:\n{some}", harmed.len()))?;
+        self.observer.until_routable(INSTANCES, LISTED)
+    }
+}
+
+/// The third server loses all instances, and not its peers.
+pub(crate) fn cut(stage: &mut Stage) -> Checked {
+    let scene = Scene::open(stage)?;
+    scene.machines[SERVERS - 1].cut_off_from(&scene.addresses)?;
+    sleep(TROUBLE);
+    scene.machines[SERVERS - 1].heal()?;
+    sleep(AFTERMATH);
+    scene.close(stage, &BTreeSet::new())
+}
+
+/// The leader hangs.
+pub(crate) fn paused(stage: &mut Stage) -> Checked {
+    let scene = Scene::open(stage)?;
+    for _ in 0..stage.rounds.div_ceil(3) {
+        let leader = scene.cluster.leader(&scene.observer, LISTED)?;
+        scene.cluster.servers[leader].program()?.pause()?;
+        sleep(PAUSE);
+        scene.cluster.servers[leader].program()?.resume()?;
+        sleep(AFTERMATH);
+    }
+    scene.close(stage, &BTreeSet::new())
+}
+
+/// Leaders die again and again; each time one instance falls silent, and is gone in time.
+pub(crate) fn killed(stage: &mut Stage) -> Checked {
+    let mut scene = Scene::open(stage)?;
+    let spare = scene.machines[Scene::SPARE].clone();
+    let mut silenced = BTreeSet::new();
+    let mut times = Vec::new();
+    // One leader change: an election, and what a silent lease may be granted anew.
+    let bound = TTL + ELECTION + TTL + MARGIN;
+    for kill in 0..(KILLS * stage.rounds).div_ceil(20) {
+        let at = SocketAddr::new(spare.address.parse()?, 9_000 + u16::try_from(kill)?);
+        let plan = Plan::single(&scene.cluster.grpc(), at, Check::None);
+        let silent = plan.start(stage, &format!("silent{kill}"), Some(&spare))?;
+        scene.observer.until_routable(INSTANCES + 1, LISTED)?;
+        let id = format!("{}-{}", at.ip(), at.port());
+        silenced.insert(id.clone());
+        let leader = scene.cluster.leader(&scene.observer, LISTED)?;
+        let begin = Instant::now();
+        spare.cut_off()?;
+        scene.cluster.servers[leader].kill();
+        sleep(AWAY);
+        scene.cluster.servers[leader].start(stage)?;
+        let time = scene.observer.until_gone(&id, begin, BETWEEN)?;
+        times.push(time);
+        drop(silent);
+        spare.heal()?;
+        sleep((begin + BETWEEN).saturating_duration_since(Instant::now()));
+    }
+    times.sort_unstable();
+    let last = times.last().copied().unwrap_or_default();
+    stage.note(&format!(
+        "silent across {} deaths of leaders: gone after {:.2?} to {last:.2?}, allowed {bound:.2?}",
+        times.len(),
+        times[0],
+    ));
+    check(last <= bound, || format!("too late: {times:.2?}"))?;
+    scene.close(stage, &silenced)
+}
+
+/// Every twentieth packet to a server is lost.
+pub(crate) fn lossy(stage: &mut Stage) -> Checked {
+    let scene = Scene::open(stage)?;
+    for server in &scene.machines[..SERVERS] {
+        server.lose(5)?;
+    }
+    sleep(TROUBLE);
+    for server in &scene.machines[..SERVERS] {
+        server.heal()?;
+    }
+    sleep(AFTERMATH);
+    scene.close(stage, &BTreeSet::new())
+}
