@@ -6,6 +6,7 @@
 //! * [`cluster`]: nodes on simulated machines: crash, power cut, restart, partition
 //! * [`net`], [`disk`], [`clock`]: what a node gets instead of the real ones
 //! * [`scenario`]: a seeded day in the life, in two phases: faults, then healing
+//! * [`cut_off`]: a checker that cannot reach its targets
 //! * [`invariants`]: what must hold after every step
 //! * [`trace`]: what happened, when, where, without anything that differs between two runs
 //!
@@ -20,6 +21,7 @@ compile_error!(
 
 pub mod clock;
 pub mod cluster;
+pub mod cut_off;
 pub mod disk;
 pub mod invariants;
 pub mod net;

@@ -2,7 +2,10 @@
 
 use rollcall_client::Connector;
 use rollcall_registry::net::{BoxFuture, Connection, Datagrams, Listener, Net};
-use std::{fmt, io, net::{IpAddr, SocketAddr}};
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+};
 use turmoil::net::{TcpListener, TcpStream, UdpSocket};
 
 /// The network of a simulated machine.
