@@ -164,6 +164,7 @@ impl Node {
         let bound = vec![listen.grpc, listen.http, listen.dns, listen.peer];
         let (checks, check_tasks) =
             Checks::new(replica.clone(), view.clone(), host.clone(), options.check, bound);
+        leases.set_quick(Arc::new(checks.clone()));
         let hub = Hub::new(options.api.watches, view.seen());
         {
             let hub = hub.clone();

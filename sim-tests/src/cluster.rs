@@ -45,6 +45,7 @@ struct Body {
     disk: MemDisk,
     boots: u64,
     view: Option<View>,
+    node_id: Option<u64>,
 }
 
 /// One machine: its name, and what outlives a restart.
@@ -63,6 +64,11 @@ impl Machine {
     /// What readers of this node see; `None` while it is down.
     pub fn view(&self) -> Option<View> {
         self.body().view.clone()
+    }
+
+    /// The id of its node, once that has started.
+    pub fn node_id(&self) -> Option<u64> {
+        self.body().node_id
     }
 
     /// How often it was started.
@@ -84,7 +90,7 @@ impl Cluster {
     pub fn start(sim: &mut Sim<'_>, count: usize, seed: u64, timing: &Timing) -> Self {
         let mut machines = Vec::new();
         for index in 0..count {
-            let body = Body { disk: MemDisk::new(), boots: 0, view: None };
+            let body = Body { disk: MemDisk::new(), boots: 0, view: None, node_id: None };
             let name = format!("n{}", index + 1);
             let machine = Machine { name: name.clone(), body: Arc::new(Mutex::new(body)) };
             machines.push(machine.clone());
@@ -169,6 +175,7 @@ async fn run(machine: Machine, index: usize, seed: u64, timing: Timing) -> turmo
     };
     let node = Node::start(options, host).await?;
     machine.body().view = Some(node.api().view().clone());
+    machine.body().node_id = Some(node.replica().node_id());
     let why = node.failed().await;
     // A simulated disk fails only when the scenario says so; the process ends as the real one does.
     tracing::error!(why, "the node stopped itself");

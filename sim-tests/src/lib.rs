@@ -6,6 +6,7 @@
 //! * [`cluster`]: nodes on simulated machines: crash, power cut, restart, partition
 //! * [`net`], [`disk`], [`clock`]: what a node gets instead of the real ones
 //! * [`scenario`]: a seeded day in the life, in two phases: faults, then healing
+//! * [`cut_off`]: a checker that cannot reach its targets
 //! * [`dns`]: questions to all nodes over simulated UDP and TCP, and what must hold for the answers
 //! * [`invariants`]: what must hold after every step
 //! * [`trace`]: what happened, when, where, without anything that differs between two runs
@@ -21,6 +22,7 @@ compile_error!(
 
 pub mod clock;
 pub mod cluster;
+pub mod cut_off;
 pub mod disk;
 pub mod dns;
 pub mod invariants;

@@ -2,9 +2,13 @@
 //! back what it thinks of them until another checker sees the same, all others doubt as well, or nobody answers for two
 //! intervals. What another checker sees alive stays held: docs/decisions/009.
 
-use super::{Checks, book::Key, peer::ANSWER};
+use super::{
+    Checks,
+    book::Key,
+    now::{How, Wanted},
+    peer::{ANSWER, request_out},
+};
 use rollcall_core::{check::Verdict, command::Finding};
-use rollcall_proto::{convert, internal::v1 as pb};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{MutexGuard, PoisonError, atomic::Ordering},
@@ -22,6 +26,8 @@ const ASK_TICKS: u32 = 4;
 const SAMPLE: usize = 16;
 /// Longest wait for its probes.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// How it shall probe.
+const HOW: How = How { rounds: 1, gap: Duration::ZERO, timeout: CONFIRM };
 /// Checks that have been quiet for so many of their intervals are told all the same.
 const INTERVALS: u32 = 2;
 /// A node that doubted so long ago may not do so any more.
@@ -62,6 +68,15 @@ impl Doubts {
             self.free.insert(key.clone());
         }
         keys
+    }
+
+    /// The doubt is over: what another checker saw alive, or what passes again, is forgotten; the rest may go.
+    fn end(&mut self, passes: impl Fn(&Key) -> bool) -> (Vec<Key>, Vec<Key>) {
+        let wrong = |(key, held): &(Key, Held)| held.is_refuted || passes(key);
+        let (wrong, right): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.held).into_iter().partition(wrong);
+        let keys = |held: Vec<(Key, Held)>| held.into_iter().map(|(key, _)| key).collect();
+        (keys(wrong), keys(right))
     }
 
     fn release_all(&mut self) -> Vec<Key> {
@@ -156,14 +171,18 @@ impl Checks {
     /// Lets go what needs no confirmation any more; returns how much is left.
     fn look_after(&self, doubts: bool) -> usize {
         let others = self.other_checkers();
-        let (book, mut held, now) = (self.book(), self.doubts(), self.now());
+        let (mut book, mut held, now) = (self.book(), self.doubts(), self.now());
         held.held.retain(|key, _| {
             book.finding(key).is_some_and(|found| found.opinion.verdict == Verdict::Failing)
         });
         held.free.retain(|key| book.finding(key).is_some());
         let age = u64::try_from(DOUBT_AGE.as_millis()).unwrap_or(u64::MAX);
         held.others.retain(|id, at| others.contains(id) && now.saturating_sub(*at) < age);
-        let free = if !doubts || held.others.len() == others.len() {
+        let free = if !doubts {
+            let (wrong, right) = held.end(|key| book.has_just_passed(key));
+            wrong.iter().for_each(|key| book.forget(key, now));
+            right
+        } else if held.others.len() == others.len() {
             held.release_all()
         } else {
             let waited = held.waited(now, |key| book.interval(key));
@@ -210,16 +229,11 @@ impl Checks {
     ) -> Result<(Vec<Option<bool>>, bool), tonic::Status> {
         let gone = || tonic::Status::unavailable("it is no member any more");
         let mut client = self.peer(other).ok_or_else(gone)?;
-        let wanted = sample.iter().map(|(generation, check)| pb::probe_now_request::Wanted {
-            generation: *generation,
-            check_id: check.as_str().to_owned(),
-        });
-        let request = pb::ProbeNowRequest {
-            items: wanted.collect(),
-            rounds: 1,
-            gap: Some(convert::duration(Duration::ZERO)),
-            timeout: Some(convert::duration(CONFIRM)),
-        };
+        let wanted = sample
+            .iter()
+            .map(|(generation, check)| Wanted { generation: *generation, check: check.clone() });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let request = request_out(&wanted, HOW);
         let mut answers = client.probe_now(request).await?.into_inner();
         let mut failed = vec![None; sample.len()];
         let mut doubts = false;
@@ -286,6 +300,15 @@ mod tests {
         assert_eq!(sample[0], key(94));
         assert_eq!(sample[15], key(9), "it goes on at the beginning");
         assert_eq!(doubts.heard(&sample, &[Some(true); SAMPLE]).len(), 100);
+    }
+
+    #[test]
+    fn at_the_end_only_what_fails_by_every_word_goes() {
+        let mut doubts = holding(3);
+        doubts.heard(&[key(1)], &[Some(false)]);
+        let (wrong, right) = doubts.end(|of| *of == key(2));
+        assert_eq!((wrong, right), (vec![key(1), key(2)], vec![key(3)]));
+        assert!(doubts.held.is_empty());
     }
 
     #[test]

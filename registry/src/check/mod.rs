@@ -4,7 +4,7 @@
 //! * [`book`]: the targets of this node, when each is due, what came of it; `pace`: how often a target may be probed
 //! * `run`: follows the view, starts what is due; `tell`: brings verdicts into the log
 //! * `doubt`: a checker that sees most of its targets fail at once asks another
-//! * `now`: probes beside the schedule; [`peer`]: what the nodes ask of each other
+//! * `now`, `quick`: probes beside the schedule, for the leader too; [`peer`]: what the nodes ask of each other
 //! * [`checkers`]: which nodes probe, decided by the leader
 //!
 //! A verdict is the judgement of [`rollcall_core::check::Judge`]; what it makes of an instance is decided where it is
@@ -18,6 +18,7 @@ mod now;
 mod pace;
 pub mod peer;
 pub mod probe;
+mod quick;
 mod run;
 mod tell;
 

@@ -150,7 +150,8 @@ impl check_peer_server::CheckPeer for CheckServer {
         let answers = stream::unfold(state, |(rounds, round)| async move {
             let mut rounds = rounds?;
             if round == 0 {
-                return Some((Ok(pb::ProbeNowResponse::default()), (Some(rounds), 1)));
+                let begun = pb::ProbeNowResponse { doubts: rounds.doubts(), ..Default::default() };
+                return Some((Ok(begun), (Some(rounds), 1)));
             }
             let results = rounds.next().await?.into_iter().map(seen_out).collect();
             let doubts = rounds.doubts();
@@ -170,6 +171,20 @@ fn seen_out((item, report): Seen) -> ProbeResult {
         probed,
         failure: failure.map_or("", |failure| failure.as_str()).to_owned(),
         output: printable(text.as_bytes(), SHORT_BYTES),
+    }
+}
+
+/// A request to another node.
+pub(super) fn request_out(wanted: &[Wanted], how: How) -> pb::ProbeNowRequest {
+    let items = wanted.iter().map(|wanted| pb::probe_now_request::Wanted {
+        generation: wanted.generation,
+        check_id: wanted.check.as_str().to_owned(),
+    });
+    pb::ProbeNowRequest {
+        items: items.collect(),
+        rounds: how.rounds,
+        gap: Some(convert::duration(how.gap)),
+        timeout: Some(convert::duration(how.timeout)),
     }
 }
 

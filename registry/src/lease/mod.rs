@@ -33,7 +33,7 @@ use rollcall_core::{
     record::Actor,
 };
 use std::{
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicU64},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 use table::LeaseTable;
@@ -111,7 +111,7 @@ struct Inner {
     gate: Mutex<Gate>,
     clears: mpsc::Sender<Clear>,
     relay: relay::Relay,
-    quick: OnceLock<Arc<dyn quick::Quick>>,
+    quick: RwLock<Arc<dyn quick::Quick>>,
     broken: mpsc::Sender<quick::Broken>,
     stats: LeaseStats,
 }
@@ -147,7 +147,7 @@ impl Leases {
             gate: Mutex::default(),
             clears,
             relay,
-            quick: OnceLock::new(),
+            quick: RwLock::new(Arc::new(quick::Nobody)),
             broken,
             stats: LeaseStats::default(),
         }));

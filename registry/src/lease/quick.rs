@@ -17,7 +17,7 @@ use rollcall_core::{
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 use tokio::{
@@ -99,12 +99,9 @@ enum Ended {
 pub(super) type Broken = Vec<u64>;
 
 impl Leases {
-    /// Says who probes quickly. The first one stays.
-    ///
-    /// # Errors
-    /// Gives back what came too late.
-    pub fn set_quick(&self, quick: Arc<dyn Quick>) -> Result<(), Arc<dyn Quick>> {
-        self.0.quick.set(quick)
+    /// Says who probes quickly, in place of who did.
+    pub fn set_quick(&self, quick: Arc<dyn Quick>) {
+        *self.0.quick.write().unwrap_or_else(PoisonError::into_inner) = quick;
     }
 
     /// A heartbeat stream broke at this node: not by its goodbye, nor by this node's will. Its instances are probed at
@@ -304,7 +301,7 @@ impl Leases {
     async fn quick_answer(&self, asked: Asked) -> Answer {
         let (clock, table) = (&self.0.host.clock, &self.0.table);
         let (began, lease_began) = (clock.monotonic(), table.now());
-        let quick = self.0.quick.get().cloned().unwrap_or_else(|| Arc::new(Nobody));
+        let quick = self.0.quick.read().unwrap_or_else(PoisonError::into_inner).clone();
         let answer = timeout(ANSWER, quick.ask(asked)).await.unwrap_or(Answer::Unknown);
         let passed = clock.monotonic().saturating_sub(began);
         let counted = Duration::from_millis(table.now().saturating_sub(lease_began));

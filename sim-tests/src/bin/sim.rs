@@ -1,9 +1,9 @@
 //! Runs seeds, one process each, and checks that a seed repeats itself.
 //!
-//! `sim run --seed 7 [--seconds 60] [--trace]` · `sim determinism [--from 1] [--count 20]` · `sim seeds [--from 1] [--count 50]`
+//! `sim run --seed 7 [--scenario day|cut-off] [--seconds 60] [--trace]` · `sim determinism [--from 1] [--count 20]` · `sim seeds [--from 1] [--count 50]`
 
 use rollcall_sim_tests::{
-    scenario,
+    cut_off, scenario,
     trace::{DEFAULT_FILTER, Trace},
 };
 use std::{
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Some("seeds") => seeds(&arguments),
         _ => {
             eprintln!(
-                "usage: sim run --seed N [--seconds S] [--trace] | determinism | seeds [--from N] [--count N]"
+                "usage: sim run --seed N [--scenario day|cut-off] [--seconds S] [--trace] | determinism | seeds [--from N] [--count N]"
             );
             return ExitCode::from(2);
         }
@@ -49,12 +49,24 @@ fn number(arguments: &[String], name: &str, default: u64) -> Result<u64, Failure
     text.parse().map_err(|_| format!("{name} {text}: not a number").into())
 }
 
+fn word<'a>(arguments: &'a [String], name: &str, default: &'a str) -> Result<&'a str, Failure> {
+    match arguments.iter().position(|argument| argument == name) {
+        None => Ok(default),
+        Some(at) => Ok(arguments.get(at + 1).ok_or_else(|| format!("{name} needs a word"))?),
+    }
+}
+
 fn run(arguments: &[String]) -> Result<String, Failure> {
     let (seed, seconds) =
         (number(arguments, "--seed", 1)?, number(arguments, "--seconds", SECONDS)?);
     let print = arguments.iter().any(|argument| argument == "--trace");
     let trace = Trace::begin(DEFAULT_FILTER, print);
-    let report = scenario::run(seed, Duration::from_secs(seconds), &trace)?;
+    let scenario = word(arguments, "--scenario", "day")?;
+    let report = match scenario {
+        "day" => scenario::run(seed, Duration::from_secs(seconds), &trace)?,
+        "cut-off" => cut_off::run(seed, &trace)?,
+        other => return Err(format!("--scenario {other}: day and cut-off are known").into()),
+    };
     let (lines, hash) = trace.summary();
     if report.violations.is_empty() {
         let (revision, state) = (report.revision, report.hash);
@@ -68,7 +80,7 @@ fn run(arguments: &[String]) -> Result<String, Failure> {
         text += &format!("  {}: {}\n", violation.invariant, violation.seen);
     }
     text += &format!(
-        "reproduce: cargo run --release -p rollcall-sim-tests --bin sim -- run --seed {seed} --seconds {seconds} --trace"
+        "reproduce: cargo run --release -p rollcall-sim-tests --bin sim -- run --scenario {scenario} --seed {seed} --seconds {seconds} --trace"
     );
     Err(text.into())
 }

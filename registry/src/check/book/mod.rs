@@ -349,6 +349,20 @@ impl Book {
         })
     }
 
+    /// Whether the last probe of a check succeeded.
+    pub(super) fn has_just_passed(&self, key: &Key) -> bool {
+        let last = self.target(key).and_then(|target| target.kept.back());
+        last.is_some_and(|kept| kept.probed.failure.is_none())
+    }
+
+    /// Forgets what was thought of a check here: what the catalogue holds counts, and it is judged anew.
+    pub(super) fn forget(&mut self, key: &Key, now: u64) {
+        if let Some(target) = self.target_mut(key) {
+            // Its grace at the start has had its time.
+            target.judge = Judge::new(target.recorded, target.check.startup_grace, now);
+        }
+    }
+
     /// The interval of a check.
     pub(super) fn interval(&self, key: &Key) -> Option<Duration> {
         self.target(key).map(|target| target.check.interval)
