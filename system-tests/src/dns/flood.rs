@@ -1,4 +1,5 @@
-//! Floods: names that nobody has, and one name from one prefix, as fast as one program can ask.
+//! Floods: names that nobody has, and one name from one prefix, many more than the client that
+//! is watched asks. What a server does above its capacity is for benchmarks: there the network's queue decides.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -15,6 +16,9 @@ use crate::stage::Stage;
 const QUESTIONS: usize = 2_000;
 /// Between two of them.
 const PACE: Duration = Duration::from_millis(1);
+/// The flood comes in bursts: so many, and so long between two.
+const BURST: u32 = 20;
+const BURST_PACE: Duration = Duration::from_millis(2);
 
 /// p50 and p99 of one client's questions, and how many went unanswered.
 fn client(registry: &Registry) -> Checked<(Duration, Duration, usize)> {
@@ -53,9 +57,12 @@ fn beside(stage: &Stage, registry: &Registry, names: fn(u64) -> String) -> Check
         thread::spawn(move || {
             let mut number = 0_u64;
             while !stop.load(Ordering::Relaxed) {
-                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let _ = socket.send_to(&question(1, &names(number), A), dns);
-                sent.fetch_add(1, Ordering::Relaxed);
+                for _ in 0..BURST {
+                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let _ = socket.send_to(&question(1, &names(number), A), dns);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::sleep(BURST_PACE);
             }
         })
     };
