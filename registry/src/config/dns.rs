@@ -233,7 +233,13 @@ impl DnsSection {
             rate: self.rate_limit.then_some(rate),
         }
         .checked()
-        .map_err(|invalid| Invalid { field: invalid.field.replace('.', "_"), ..invalid })
+        .map_err(|invalid| {
+            let field = match invalid.field.as_str() {
+                "localities" => "zones".to_owned(),
+                other => other.replace('.', "_"),
+            };
+            Invalid { field, ..invalid }
+        })
     }
 
     fn read(&self, election_max: Duration) -> Read<DnsSettings> {

@@ -5,8 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::backend::get;
 use crate::case::Checked;
 use crate::program::output;
+use crate::registry::Registry;
 use crate::stage::installed;
 
 /// Longest wait for one answer.
@@ -113,4 +115,12 @@ pub(crate) fn kdig(server: SocketAddr, arguments: &[&str]) -> Checked<String> {
     let (ip, port) = (format!("@{}", server.ip()), server.port().to_string());
     let mut command = installed("kdig");
     output(command.args([&ip, "-p", &port, "+retry=0", "+time=3"]).args(arguments))
+}
+
+/// A metric of the first node, by the beginning of its line.
+pub(crate) fn metric(registry: &Registry, name: &str) -> Checked<i64> {
+    let text = get(registry.nodes[0].http, "/metrics")?;
+    let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+    let value = line.and_then(|line| line.rsplit(' ').next()).ok_or("no such metric")?;
+    Ok(value.parse()?)
 }

@@ -4,8 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::ask::{A, framed, question, tcp, udp};
-use crate::backend::get;
+use super::ask::{A, framed, metric, question, tcp, udp};
 use crate::case::{Checked, Need, check};
 use crate::program::{Program, output};
 use crate::registry::{DOMAIN, Registry};
@@ -30,13 +29,6 @@ for i in range(count):
     held.append(s)
 print('held', flush=True)
 time.sleep(600)";
-
-fn metric(registry: &Registry, name: &str) -> Checked<i64> {
-    let text = get(registry.nodes[0].http, "/metrics")?;
-    let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
-    let value = line.and_then(|line| line.rsplit(' ').next()).ok_or("no such metric")?;
-    Ok(value.parse()?)
-}
 
 fn memory_kib(program: &Program) -> Checked<u64> {
     let text = std::fs::read_to_string(format!("/proc/{}/status", program.id()))?;

@@ -63,4 +63,5 @@ pub(crate) const CASES: &[Case] = &[
     case("ten thousand idle connections keep nobody out", 120, crowd::NEEDS, crowd::idle),
     case("clients that send byte by byte keep nobody out", 90, &[], crowd::byte_wise),
     case("a flood of random names leaves the others their answers", 90, &[], flood::random_names),
+    case("a flood from one prefix is limited, the others are answered", 90, &[], flood::one_prefix),
 ];
