@@ -26,6 +26,7 @@ const STOP: usize = 1;
 const SILENCE: usize = 2;
 const BARE_SILENCE: usize = 3;
 const CODE: usize = 4;
+const BALLAST: u16 = 20;
 /// Longest wait for one of them to be gone.
 const GONE: Duration = Duration::from_secs(20);
 /// What a phase is drawn from, ms: two primes that no interval here divides.
@@ -59,6 +60,7 @@ pub(crate) fn play(stage: &mut Stage) -> Checked {
     let observer = Observer::start(&cluster.grpc())?;
     cluster.until_formed(&observer)?;
     let homes = &machines[SERVERS..SERVERS + WAYS.len()];
+    let _ballast = ballast(stage, &cluster, &machines[SERVERS + WAYS.len()])?;
     let mut times: [Vec<Duration>; WAYS.len()] = Default::default();
     for round in 0..stage.rounds {
         die(stage, &cluster, &observer, homes, round, &mut times)?;
@@ -82,6 +84,15 @@ pub(crate) fn play(stage: &mut Stage) -> Checked {
     check(late.is_empty(), || late.join("\n"))
 }
 
+/// Instances that live on: the few that die shall not look like mass death, which is held back.
+fn ballast(stage: &Stage, cluster: &Cluster, home: &Namespace) -> Checked<Program> {
+    let ip = home.address.parse()?;
+    let targets: Vec<_> = (0..BALLAST).map(|n| SocketAddr::new(ip, 20_000 + n)).collect();
+    let plan =
+        Plan { targets, ..Plan::single(&cluster.grpc(), SocketAddr::new(ip, 20_000), Check::None) };
+    plan.start(stage, "ballast", None)
+}
+
 /// All of them live, die at the same time each in its way, and are gone.
 fn die(
     stage: &Stage,
@@ -100,7 +111,7 @@ fn die(
         living.push(plan.start(stage, &format!("way{at}-{round}"), Some(home))?);
         addresses.push(address);
     }
-    observer.until_routable(WAYS.len(), LISTED)?;
+    observer.until_routable(WAYS.len() + usize::from(BALLAST), LISTED)?;
     // Anywhere between two probes and two beats.
     let phase = (round + 1) * PHASE.0 % PHASE.1;
     std::thread::sleep(INTERVAL + Duration::from_millis(phase.into()));
