@@ -18,6 +18,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 /// Most handles in one message of the heartbeat stream.
 pub(super) const HANDLES: usize = 10_000;
+/// Most self-reports in one message of the heartbeat stream.
+const REPORTS: usize = 1_000;
 /// First wait before a registration that failed is tried again.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest such wait while the registry does not answer.
@@ -392,11 +394,13 @@ impl Book {
             let pace = self.pace.map_or(*own, |pace| within(pace, *ttl));
             group.due = now + dice.shorten(pace, JITTER_LOW);
             let handles: Vec<u64> = group.handles.iter().copied().collect();
-            for part in handles.chunks(HANDLES) {
-                let of = |handle: &u64| {
-                    let cell = &self.entries.get(self.handles.get(handle)?)?.cell;
-                    Some((*handle, cell.report()?))
-                };
+            let of = |handle: &u64| {
+                let cell = &self.entries.get(self.handles.get(handle)?)?.cell;
+                Some((*handle, cell.report()?))
+            };
+            // A message holds fewer reports than handles.
+            let size = if handles.iter().any(|handle| of(handle).is_some()) { REPORTS } else { HANDLES };
+            for part in handles.chunks(size) {
                 let reports = part.iter().filter_map(of).collect();
                 beats.push(Beat { handles: Arc::from(part), reports, ttl: *ttl });
             }

@@ -1,10 +1,12 @@
 //! One heartbeat stream to one node: numbers the messages and knows which of them are not acknowledged yet.
 
 use super::book::Beat;
-use crate::{calls::ANSWER_BYTES, client::Shared, error::problem_of, nodes::Lane};
+use crate::{
+    calls::ANSWER_BYTES, client::Shared, error::problem_of, nodes::Lane, report::HealthReport,
+};
 use rollcall_core::name::InstanceName;
 use rollcall_proto::v1::{
-    StreamHeartbeatsRequest, StreamHeartbeatsResponse,
+    SelfReport, StreamHeartbeatsRequest, StreamHeartbeatsResponse,
     registration_service_client::RegistrationServiceClient,
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -152,5 +154,14 @@ fn message(sequence: u64, beat: &Beat, goodbyes: &[Goodbye]) -> StreamHeartbeats
         sequence,
         alive_handles: beat.handles.to_vec(),
         release_handles: goodbyes.iter().map(|goodbye| goodbye.handle).collect(),
+        self_reports: beat.reports.iter().map(report).collect(),
+    }
+}
+
+fn report((handle, report): &(u64, HealthReport)) -> SelfReport {
+    SelfReport {
+        lease_handle: *handle,
+        degraded: report.reason().is_some(),
+        reason: report.reason().unwrap_or_default().to_owned(),
     }
 }

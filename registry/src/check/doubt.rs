@@ -22,13 +22,14 @@ const FAILING_MIN: usize = 3;
 const TICK: Duration = Duration::from_millis(250);
 /// How often another checker is asked, in ticks.
 const ASK_TICKS: u32 = 4;
-/// Checks that it is asked about at a time. If it sees all of them fail, it is believed about the rest.
-const SAMPLE: usize = 16;
+/// Checks that it is asked about at a time, those first that were not asked about for longest. If it sees all of them
+/// fail, it is believed about the rest.
+const SAMPLE: usize = 64;
 /// Longest wait for its probes.
 const CONFIRM: Duration = Duration::from_secs(2);
 /// How it shall probe.
 const HOW: How = How { rounds: 1, gap: Duration::ZERO, timeout: CONFIRM };
-/// Checks that have been quiet for so many of their intervals are told all the same.
+/// Where no other checker has answered for so many intervals of a check, its verdict is told all the same.
 const INTERVALS: u32 = 2;
 /// A node that doubted so long ago may not do so any more.
 const DOUBT_AGE: Duration = Duration::from_secs(5);
@@ -41,11 +42,15 @@ pub(super) struct Doubts {
     free: BTreeSet<Key>,
     /// When other checkers said that they doubt too, ms.
     others: BTreeMap<u64, u64>,
+    /// When another checker answered that does not doubt, ms; 0 = none did.
+    heard: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
     since: u64,
+    /// When another checker was asked last, ms; 0 = not yet.
+    asked: u64,
     /// Another checker saw it alive.
     is_refuted: bool,
 }
@@ -57,7 +62,7 @@ impl Doubts {
             self.held.remove(key);
             return true;
         }
-        self.held.entry(key.clone()).or_insert(Held { since: now, is_refuted: false });
+        self.held.entry(key.clone()).or_insert(Held { since: now, asked: 0, is_refuted: false });
         false
     }
 
@@ -84,24 +89,33 @@ impl Doubts {
         self.release(all)
     }
 
-    /// What nobody has spoken about for its time.
+    /// What nobody could be asked about for its time. While another checker answers, each waits for its turn: whoever is
+    /// cut off itself would else strike off what it did not get to ask about.
     fn waited(&self, now: u64, interval: impl Fn(&Key) -> Option<Duration>) -> Vec<Key> {
         let is_over = |(key, held): &(&Key, &Held)| {
             let wait = interval(key).unwrap_or_default() * INTERVALS;
-            !held.is_refuted && u128::from(now.saturating_sub(held.since)) >= wait.as_millis()
+            let since = held.since.max(self.heard);
+            !held.is_refuted && u128::from(now.saturating_sub(since)) >= wait.as_millis()
         };
         self.held.iter().filter(is_over).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Up to [`SAMPLE`] of what is held, from a place that `dice` chooses.
-    fn sample(&self, dice: u64) -> Vec<Key> {
-        let count = self.held.len().max(1);
-        let skip = usize::try_from(dice).unwrap_or(usize::MAX) % count;
-        self.held.keys().cycle().skip(skip).take(SAMPLE.min(self.held.len())).cloned().collect()
+    /// Up to [`SAMPLE`] of what is held, and marks them as asked about.
+    fn sample(&mut self, now: u64) -> Vec<Key> {
+        let mut turns: Vec<_> = self.held.iter().map(|(key, held)| (held.asked, key)).collect();
+        turns.sort_unstable();
+        let sample: Vec<Key> = turns.into_iter().take(SAMPLE).map(|(_, key)| key.clone()).collect();
+        for key in &sample {
+            if let Some(held) = self.held.get_mut(key) {
+                held.asked = now;
+            }
+        }
+        sample
     }
 
     /// Takes what another checker saw of a sample: failed, or alive; `None` = it could not tell. Returns what may go.
-    fn heard(&mut self, sample: &[Key], failed: &[Option<bool>]) -> Vec<Key> {
+    fn heard(&mut self, sample: &[Key], failed: &[Option<bool>], now: u64) -> Vec<Key> {
+        self.heard = now;
         if !sample.is_empty() && failed.iter().all(|failed| *failed == Some(true)) {
             return self.release_all();
         }
@@ -198,7 +212,7 @@ impl Checks {
     async fn ask_another(&self, turn: usize) {
         let others = self.other_checkers();
         let Some(other) = others.get(turn % others.len().max(1)).copied() else { return };
-        let sample = self.doubts().sample(self.0.host.random.bits());
+        let sample = self.doubts().sample(self.now());
         let answer = timeout(ANSWER + CONFIRM, self.confirm(other, &sample)).await;
         let (failed, other_doubts) = match answer {
             Ok(Ok(answer)) => answer,
@@ -215,7 +229,7 @@ impl Checks {
             Vec::new()
         } else {
             held.others.remove(&other);
-            held.heard(&sample, &failed)
+            held.heard(&sample, &failed, now)
         };
         drop(held);
         self.0.findings.add(free);
@@ -284,7 +298,7 @@ mod tests {
     fn what_another_sees_dead_goes_and_what_it_sees_alive_stays() {
         let mut doubts = holding(3);
         let sample = [key(1), key(2), key(3)];
-        let free = doubts.heard(&sample, &[Some(true), Some(false), None]);
+        let free = doubts.heard(&sample, &[Some(true), Some(false), None], 1_000);
         assert_eq!(free, [key(1)]);
         assert!(doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000), "once");
         assert!(!doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000));
@@ -295,17 +309,27 @@ mod tests {
     #[test]
     fn a_sample_that_is_dead_altogether_speaks_for_all() {
         let mut doubts = holding(100);
-        let sample = doubts.sample(93);
+        let sample = doubts.sample(2_000);
         assert_eq!(sample.len(), SAMPLE);
-        assert_eq!(sample[0], key(94));
-        assert_eq!(sample[15], key(9), "it goes on at the beginning");
-        assert_eq!(doubts.heard(&sample, &[Some(true); SAMPLE]).len(), 100);
+        assert_eq!(doubts.heard(&sample, &[Some(true); SAMPLE], 2_000).len(), 100);
+    }
+
+    #[test]
+    fn everything_held_has_its_turn_and_waits_for_it_while_another_answers() {
+        let mut doubts = holding(100);
+        let interval = |_: &Key| Some(Duration::from_secs(1));
+        let first = doubts.sample(2_000);
+        assert_eq!(doubts.heard(&first, &[Some(false); SAMPLE], 2_500), []);
+        assert_eq!(doubts.waited(4_499, interval), [], "36 were not asked about yet");
+        let second = doubts.sample(3_000);
+        assert!((65..=100).all(|at| second.contains(&key(at))));
+        assert_eq!(doubts.waited(4_500, interval).len(), 36, "nobody has answered for two intervals");
     }
 
     #[test]
     fn at_the_end_only_what_fails_by_every_word_goes() {
         let mut doubts = holding(3);
-        doubts.heard(&[key(1)], &[Some(false)]);
+        doubts.heard(&[key(1)], &[Some(false)], 1_000);
         let (wrong, right) = doubts.end(|of| *of == key(2));
         assert_eq!((wrong, right), (vec![key(1), key(2)], vec![key(3)]));
         assert!(doubts.held.is_empty());
@@ -318,6 +342,6 @@ mod tests {
         assert_eq!(doubts.waited(2_999, interval), []);
         assert_eq!(doubts.waited(3_000, interval), [key(1)]);
         assert_eq!(doubts.waited(5_000, interval), [key(1), key(2)]);
-        assert_eq!(Doubts::default().sample(7), []);
+        assert_eq!(Doubts::default().sample(7), Vec::<Key>::new());
     }
 }
