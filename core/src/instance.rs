@@ -4,6 +4,7 @@
 
 use crate::{
     check::{Check, Checks},
+    egress,
     name::{Invalid, Label, parse_text},
 };
 use std::{
@@ -93,7 +94,7 @@ pub enum Transport {
 pub struct Endpoint {
     /// Port name (`grpc`, `http`), unique within the instance.
     pub name: Label,
-    /// IP literal and port; never unspecified, multicast or port 0.
+    /// IP literal and port; never port 0 or one of the ranges of [`egress::check_range`].
     pub address: SocketAddr,
     /// Layer-4 protocol.
     pub transport: Transport,
@@ -104,17 +105,12 @@ pub struct Endpoint {
 impl Endpoint {
     /// Checks an address that callers are to be sent to.
     pub fn check_address(field: &str, address: SocketAddr) -> Result<SocketAddr, Invalid> {
-        let ip = address.ip().to_canonical();
-        let problem = if address.port() == 0 {
-            "port 0 cannot be called"
-        } else if ip.is_unspecified() {
-            "the unspecified address cannot be called; register the address that callers use"
-        } else if ip.is_multicast() {
-            "a multicast address is not one instance"
-        } else if ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
-            "the broadcast address is not one instance"
-        } else {
-            return Ok(SocketAddr::new(ip, address.port()));
+        let problem = match egress::check_range(address.ip()) {
+            Ok(()) if address.port() != 0 => {
+                return Ok(SocketAddr::new(address.ip().to_canonical(), address.port()));
+            }
+            Ok(()) => "port 0 cannot be called".to_owned(),
+            Err(forbidden) => forbidden.to_string(),
         };
         Err(Invalid::new(field, format!("{address}: {problem}")))
     }

@@ -5,6 +5,7 @@
 //!
 //! * [`name`], [`instance`], [`policy`]: what callers declare, parsed once into types that cannot be wrong
 //! * [`check`]: what the registry tests, and the judge that turns results into verdicts
+//! * [`egress`]: addresses that no instance can have
 //! * [`signals`], [`checkers`]: what is kept of them, and which node probes which instance
 //! * [`record`]: what the registry knows of an instance, and the events that led there
 //! * [`command`]: every way in which the state can change or refuse
@@ -18,6 +19,7 @@
 pub mod check;
 pub mod checkers;
 pub mod command;
+pub mod egress;
 pub mod instance;
 pub mod lease;
 pub mod name;

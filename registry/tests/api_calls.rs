@@ -233,6 +233,15 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
     checked.spec.as_mut().unwrap().health_checks = vec![tcp_check("c")];
     let status = node.registration().register(batch(vec![checked])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+    // The registry is no instance of anything, and what a caller may not reach no check may reach for it.
+    let peer = node.node.listen.peer.port();
+    for (host, port) in [("127.0.0.1", peer), ("127.9.9.9", peer), ("169.254.169.254", 80)] {
+        let mut reaching = registration("web", "good", 1);
+        let endpoint = &mut reaching.spec.as_mut().unwrap().endpoints[0];
+        (endpoint.host, endpoint.port) = (host.into(), u32::from(port));
+        let status = node.registration().register(batch(vec![reaching])).await.unwrap_err();
+        assert_eq!(fields(&status), ["items[0].spec.endpoints[0].host"]);
+    }
     assert_eq!(node.resolve("web").await, [""; 0], "nothing of all that was registered");
     assert_eq!(node.node.api().view().load().state.revision(), 0);
     node.node.shutdown().await;

@@ -19,42 +19,57 @@ use rollcall_core::{
     },
 };
 use rollcall_registry::{
+    clock::{Clock, SystemClock},
+    host::Host,
     lease::quick::{Answer, Asked, Quick},
     net::BoxFuture,
+    node::Entry,
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use support::{
-    Running, Settings, beating::Beating, eventually, leads, single, stop, three, within,
+    Running, Settings, beating::Beating, eventually, leads, single, start_on, stop, three, within,
 };
 use tokio::time::{Instant, sleep};
 
 /// What quick probes come to, by instance id; and how often each was asked about.
+#[derive(Debug, Clone, Default)]
+struct Script(Arc<Said>);
+
 #[derive(Debug, Default)]
-struct Script {
+struct Said {
     answers: Mutex<BTreeMap<String, Answer>>,
     asked: Mutex<BTreeMap<String, u32>>,
+    /// While it is held every answer waits.
+    hold: tokio::sync::Mutex<()>,
 }
 
 impl Script {
     fn say(&self, id: &str, answer: Answer) {
-        self.answers.lock().unwrap().insert(id.into(), answer);
+        self.0.answers.lock().unwrap().insert(id.into(), answer);
     }
 
     fn asked(&self, id: &str) -> u32 {
-        self.asked.lock().unwrap().get(id).copied().unwrap_or(0)
+        self.0.asked.lock().unwrap().get(id).copied().unwrap_or(0)
     }
 }
 
 impl Quick for Script {
     fn ask(&self, asked: Asked) -> BoxFuture<'static, Answer> {
         let id = asked.name.id.as_str().to_owned();
-        let answer = self.answers.lock().unwrap().get(&id).cloned().unwrap_or(Answer::Unknown);
-        *self.asked.lock().unwrap().entry(id).or_default() += 1;
-        Box::pin(std::future::ready(answer))
+        let answer = self.0.answers.lock().unwrap().get(&id).cloned().unwrap_or(Answer::Unknown);
+        *self.0.asked.lock().unwrap().entry(id).or_default() += 1;
+        let said = self.0.clone();
+        Box::pin(async move {
+            let _held = said.hold.lock().await;
+            answer
+        })
     }
 }
 
@@ -149,10 +164,10 @@ async fn pass(on: &Running, id: &str) {
     .await;
 }
 
-async fn scripted() -> (Running, Arc<Script>) {
+async fn scripted() -> (Running, Script) {
     let running = single(&Settings::default()).await;
-    let script = Arc::new(Script::default());
-    running.node.api().leases().set_quick(script.clone());
+    let script = Script::default();
+    running.node.api().leases().set_quick(Arc::new(script.clone()));
     (running, script)
 }
 
@@ -247,7 +262,7 @@ async fn an_instance_that_beats_but_fails_is_removed_when_its_policy_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_after_the_break_shows_that_the_process_lives() {
+async fn a_stream_that_breaks_asks_at_once_and_the_first_success_mends() {
     let (running, script) = scripted().await;
     script.say("a", dead());
     let handle = enlist(&running, "a", 60).await;
@@ -263,13 +278,79 @@ async fn a_beat_after_the_break_shows_that_the_process_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_beat_after_the_break_shows_that_the_process_lives() {
+    let (running, script) = scripted().await;
+    script.say("a", dead());
+    let handle = enlist(&running, "a", 60).await;
+    let held = script.0.hold.lock().await;
+    running.node.api().leases().stream_broken(vec![handle]);
+    eventually("it is asked about", || script.asked("a") == 1).await;
+    // The clock of the leases has milliseconds: the beat must be in a later one than the break.
+    sleep(Duration::from_millis(20)).await;
+    running.beat(&[handle]).await.unwrap();
+    drop(held);
+    let stats = running.node.api().leases().stats();
+    eventually("the answer is there", || stats.quick_ignored.load(Ordering::Relaxed) == 1).await;
+    assert_eq!(standing(&running, "a"), Some((Healthy, Reason::CheckPassed)));
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_probed_while_the_leader_stood_still_says_nothing() {
+    let clock = Jumping::default();
+    let host = Host { clock: Arc::new(clock.clone()), ..Host::system(1) };
+    let entry = Entry { bootstrap: true, ..Entry::default() };
+    let dir = tempfile::TempDir::new().unwrap();
+    let running = start_on(host, dir, &Settings::default(), entry, 1).await;
+    within("the node leads", running.node.ready()).await;
+    let script = Script::default();
+    assert!(running.node.api().leases().set_quick(Arc::new(script.clone())).is_ok());
+    script.say("a", dead());
+    let held = script.0.hold.lock().await;
+    enlist(&running, "a", 1).await;
+    eventually("it is asked about", || script.asked("a") == 1).await;
+    script.say("a", Answer::Alive);
+    clock.jump(Duration::from_secs(5));
+    drop(held);
+    eventually("it is asked again", || script.asked("a") == 2).await;
+    assert_eq!(standing(&running, "a"), Some((Degraded, Reason::HeartbeatLost)));
+    let stats = running.node.api().leases().stats();
+    eventually("the second answer counts", || stats.quick_alive.load(Ordering::Relaxed) == 1).await;
+    assert_eq!(stats.quick_dead.load(Ordering::Relaxed), 0);
+    running.node.shutdown().await;
+}
+
+/// The clock of the machine, which can jump ahead as after a pause of the process.
+#[derive(Debug, Clone, Default)]
+struct Jumping {
+    clock: SystemClock,
+    ahead_ms: Arc<AtomicU64>,
+}
+
+impl Jumping {
+    fn jump(&self, by: Duration) {
+        self.ahead_ms.fetch_add(by.as_millis().try_into().unwrap(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Jumping {
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic() + Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_at_any_node_is_told_to_the_leader_and_a_goodbye_is_not() {
     let nodes = three(&Settings::default()).await;
     let leader = leads(&nodes).await;
     let follower = (leader + 1) % 3;
-    let script = Arc::new(Script::default());
+    let script = Script::default();
     for running in &nodes {
-        running.node.api().leases().set_quick(script.clone());
+        running.node.api().leases().set_quick(Arc::new(script.clone()));
     }
     for id in ["killed", "leaver", "bystander"] {
         script.say(id, dead());
@@ -305,9 +386,9 @@ async fn a_node_that_goes_away_breaks_nobodys_stream() {
     let nodes = three(&Settings::default()).await;
     let leader = leads(&nodes).await;
     let follower = (leader + 1) % 3;
-    let script = Arc::new(Script::default());
+    let script = Script::default();
     for running in &nodes {
-        running.node.api().leases().set_quick(script.clone());
+        running.node.api().leases().set_quick(Arc::new(script.clone()));
     }
     script.say("a", dead());
     let handle = enlist(&nodes[leader], "a", 60).await;

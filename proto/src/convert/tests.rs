@@ -157,6 +157,13 @@ fn every_limit_of_an_endpoint_names_its_path() {
     for host in ["", "localhost", "example.org", "10.0.0.1:80", "[::1]", "fe80::1%eth0", "1.2.3"] {
         assert_eq!(endpoint(&|e| e.host = host.into()), ["items[0].spec.endpoints[0].host"]);
     }
+    // Forms that other programs read as 169.254.169.254 or 127.0.0.1.
+    for host in ["0xA9FEA9FE", "2852039166", "0251.0376.0251.0376", "169.254.43518", "127.1"] {
+        assert_eq!(endpoint(&|e| e.host = host.into()), ["items[0].spec.endpoints[0].host"]);
+    }
+    for host in ["169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "fe80::1"] {
+        assert_eq!(endpoint(&|e| e.host = host.into()), ["items[0].spec.endpoints[0].host"]);
+    }
     for host in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "::ffff:0.0.0.0"] {
         assert_eq!(endpoint(&|e| e.host = host.into()), ["items[0].spec.endpoints[0].host"]);
     }

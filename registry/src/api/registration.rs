@@ -28,7 +28,7 @@ impl Api {
         };
         let register =
             convert::register(request, &caller.from, admission).map_err(error::of_invalid)?;
-        declared::admit(&register)?;
+        declared::admit(&register, &self.checks().rules())?;
         let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
         let outcome = self.submit(Command::Register(register), caller).await?;
         let Done::Registered(results) = done(&outcome)? else {

@@ -2,7 +2,7 @@
 //!
 //! Each is asked about at once; when it was found alive it is left to its checker until its time is over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// What is due when. Lease time in ms.
 #[derive(Debug, Default)]
@@ -35,8 +35,8 @@ pub struct Due {
 impl Lost {
     /// The checks of an instance decide from now on until `limit`, unless that is known already.
     pub fn note(&mut self, generation: u64, now: u64, limit: u64) {
-        if !self.waiting.contains_key(&generation) {
-            self.waiting.insert(generation, Wait { limit, at: Some(now), alive: false });
+        if let Entry::Vacant(new) = self.waiting.entry(generation) {
+            new.insert(Wait { limit, at: Some(now), alive: false });
             self.by_time.insert((now, generation));
         }
     }

@@ -89,6 +89,8 @@ pub struct LeaseStats {
     pub quick_alive: AtomicU64,
     /// Quick probes that all failed.
     pub quick_dead: AtomicU64,
+    /// Quick probes that failed, though a beat came after the break.
+    pub quick_ignored: AtomicU64,
     /// Quick probes that nobody could make.
     pub quick_unknown: AtomicU64,
 }

@@ -268,7 +268,9 @@ impl Desk {
             (Answer::Alive, Occasion::Broken(_)) => {
                 stats.quick_alive.fetch_add(1, Ordering::Relaxed);
             }
-            (Answer::Dead(_), Occasion::Broken(since)) if self.beat_since(generation, since) => {}
+            (Answer::Dead(_), Occasion::Broken(since)) if self.beat_since(generation, since) => {
+                stats.quick_ignored.fetch_add(1, Ordering::Relaxed);
+            }
             (Answer::Dead(found), _) => {
                 stats.quick_dead.fetch_add(1, Ordering::Relaxed);
                 let Some(term) = self.leases.reign_with_table() else { return };
