@@ -229,10 +229,13 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
         let status = node.registration().register(batch(items)).await.unwrap_err();
         assert_eq!((status.code(), fields(&status)), (Code::InvalidArgument, vec!["items".into()]));
     }
+    // There are no scripts to check with: what is none of the known kinds says nothing.
     let mut checked = registration("web", "good", 1);
-    checked.spec.as_mut().unwrap().health_checks = vec![tcp_check("c")];
+    let script = v1::HealthCheck { probe: None, ..tcp_check("c") };
+    checked.spec.as_mut().unwrap().health_checks = vec![script];
     let status = node.registration().register(batch(vec![checked])).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(fields(&status)[0].starts_with("items[0].spec.health_checks[0]"), "{status:?}");
     // The registry is no instance of anything, and what a caller may not reach no check may reach for it.
     let peer = node.node.listen.peer.port();
     for (host, port) in [("127.0.0.1", peer), ("127.9.9.9", peer), ("169.254.169.254", 80)] {

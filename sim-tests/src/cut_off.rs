@@ -44,7 +44,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Report, Box<dyn std::error::Error
         .build();
     let cluster = Cluster::start(&mut sim, 3, dice.next_u64(), &Timing::default());
     for host in ["living", "dying"] {
-        sim.host(host, || listen_on_all());
+        sim.host(host, listen_on_all);
     }
     owner(&mut sim, &cluster, dice.next_u64());
     let mut violations = Vec::new();

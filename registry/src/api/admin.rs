@@ -1,6 +1,6 @@
 //! AdminService: operators look and act.
 
-use super::{Api, Caller, declared, read::STALE, registration::done, status};
+use super::{Api, Caller, read::STALE, registration::done, status};
 use crate::raft::{Role, Standing, leadership::Leadership};
 use rollcall_core::{Command, State, record::Scope};
 use rollcall_proto::{convert, error, v1, v1::admin_service_server as service};
@@ -74,7 +74,6 @@ impl Api {
         caller: &Caller,
     ) -> Result<v1::PutServicePolicyResponse, Status> {
         let put = convert::put_policy(request, &caller.from).map_err(error::of_invalid)?;
-        declared::admit_policy(&put)?;
         let outcome = self.submit(Command::PutServicePolicy(put), caller).await?;
         done(&outcome)?;
         Ok(v1::PutServicePolicyResponse { revision: outcome.revision })

@@ -1,11 +1,10 @@
 //! RegistrationService: instances speak.
 
 use super::{Api, Caller, declared, heartbeat::Heartbeats, status};
-use crate::{lease::beat::NotAcknowledged, raft::Member};
+use crate::lease::beat::NotAcknowledged;
 use rollcall_core::{
     Command, Outcome,
     command::{Done, Registered},
-    egress::Rules,
 };
 use rollcall_proto::{convert, error, v1, v1::registration_service_server as service};
 use std::{pin::Pin, sync::Arc};
@@ -29,7 +28,7 @@ impl Api {
         };
         let register =
             convert::register(request, &caller.from, admission).map_err(error::of_invalid)?;
-        declared::admit(&register, &self.egress())?;
+        declared::admit(&register, &self.checks().rules())?;
         let (items, repeatable) = (register.items.clone(), register.request_id.is_some());
         let outcome = self.submit(Command::Register(register), caller).await?;
         let Done::Registered(results) = done(&outcome)? else {
@@ -42,16 +41,6 @@ impl Api {
             convert::registered(result, &item.spec, record.map(|record| &**record))
         });
         Ok(v1::RegisterResponse { items: results.collect(), revision: outcome.revision })
-    }
-
-    /// Where instances may not be.
-    fn egress(&self) -> Rules {
-        let members = self.replica().members();
-        let of = |member: &Member| [member.api, member.http, member.dns, member.peer];
-        Rules {
-            allow_loopback: self.settings().loopback,
-            members: members.values().flat_map(of).collect(),
-        }
     }
 
     /// A call that repeats an earlier one is a sign of life like a beat: its owner counts the lease from it, but the

@@ -78,7 +78,7 @@ pub(super) async fn run(checks: Checks) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut watch, mut ticks) = (Watch::default(), 0_u32);
     loop {
-        if ticks % PORTS_TICKS == 0 {
+        if ticks.is_multiple_of(PORTS_TICKS) {
             checks.learn_ports();
         }
         ticks = ticks.wrapping_add(1);
@@ -97,7 +97,8 @@ impl Checks {
             tracing::warn!(%error, "list the addresses of this machine");
             Vec::new()
         });
-        self.0.egress.know(&self.0.replica.members(), &self.0.bound, &machine);
+        self.0.egress.know_machine(machine);
+        self.0.egress.know(&self.0.replica.members());
     }
 
     async fn look_around(&self, watch: &mut Watch, term: u64) {

@@ -155,7 +155,7 @@ pub(super) async fn run(checks: Checks) {
         checks.0.stats.doubts.store(u64::from(doubts), Ordering::Relaxed);
         checks.0.stats.held.store(left as u64, Ordering::Relaxed);
         ticks = ticks.wrapping_add(1);
-        if left > 0 && ticks % ASK_TICKS == 0 {
+        if left > 0 && ticks.is_multiple_of(ASK_TICKS) {
             turn = turn.wrapping_add(1);
             checks.ask_another(turn).await;
         }

@@ -1,10 +1,10 @@
-//! Where this node may connect to when it probes. A registry that probes is a tool for reaching what its callers
-//! cannot: so every address is looked at before every connection, whatever was accepted at registration.
-//!
-//! Which addresses no instance can have is decided in [`rollcall_core::egress`]; here stand the ports of the members.
+//! Where this node may connect to when it probes, and where it lists instances. A registry that probes is a tool for
+//! reaching what its callers cannot: so every address is looked at before every connection, whatever was accepted at
+//! registration. The rules are those of [`rollcall_core::egress`]; here stands what they need to know of this cluster.
 
 use crate::raft::Member;
 use arc_swap::ArcSwap;
+use rollcall_core::egress::{Forbidden, Rules};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -13,50 +13,49 @@ use std::{
 
 /// Decides for every connection. Clones share what they know of the members.
 #[derive(Debug, Clone)]
-pub struct Egress {
-    allow_loopback: bool,
-    members: Arc<ArcSwap<Ports>>,
-}
+pub struct Egress(Arc<Inner>);
 
-/// What the members listen on.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Ports {
-    /// As announced.
-    exact: BTreeSet<SocketAddr>,
-    /// On every address of this machine.
-    local: BTreeSet<u16>,
-    /// The addresses of this machine besides loopback.
-    machine: BTreeSet<IpAddr>,
-}
-
-/// Why an address is not connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
-    /// A member of this cluster listens there.
-    #[error("a registry node listens there")]
-    Member,
-    /// Loopback, where this registry is not one of loopback alone.
-    #[error("it is loopback; checks.allow_loopback = true on every member allows that")]
-    Loopback,
+#[derive(Debug)]
+struct Inner {
+    rules: ArcSwap<Rules>,
+    /// What this node itself listens on.
+    bound: Vec<SocketAddr>,
+    /// The addresses of this machine, on which a wildcard listens as well.
+    machine: ArcSwap<Vec<IpAddr>>,
 }
 
 impl Egress {
-    /// Decides alone until [`Egress::know`] names the members.
-    pub fn new(allow_loopback: bool) -> Self {
-        Self { allow_loopback, members: Arc::default() }
+    /// Knows of nobody but this node until [`Egress::know`] names the members.
+    pub fn new(allow_loopback: bool, bound: Vec<SocketAddr>) -> Self {
+        let rules = ArcSwap::from_pointee(Rules { allow_loopback, members: bound.clone() });
+        Self(Arc::new(Inner { rules, bound, machine: ArcSwap::default() }))
     }
 
-    /// Takes over where the members listen: as announced; as bound by this node itself; and `machine`, the addresses
-    /// of this machine, on which a wildcard listens as well.
-    pub fn know(&self, members: &BTreeMap<u64, Member>, bound: &[SocketAddr], machine: &[IpAddr]) {
+    /// Takes over the addresses of this machine.
+    pub fn know_machine(&self, machine: Vec<IpAddr>) {
+        self.0.machine.store(Arc::new(machine));
+    }
+
+    /// Takes over where the members listen, as announced.
+    pub fn know(&self, members: &BTreeMap<u64, Member>) {
+        let (bound, machine) = (&self.0.bound, self.0.machine.load());
+        let wildcards = bound.iter().filter(|address| address.ip().is_unspecified());
+        let here = wildcards
+            .flat_map(|address| machine.iter().map(|ip| SocketAddr::new(*ip, address.port())));
         let announced = members.values().flat_map(Member::addresses);
-        let exact: BTreeSet<SocketAddr> = announced.chain(bound.iter().copied()).collect();
-        let here = |a: &&SocketAddr| a.ip().is_loopback() || a.ip().is_unspecified();
-        let local = exact.iter().filter(here).map(SocketAddr::port).collect();
-        let ports = Ports { exact, local, machine: machine.iter().copied().collect() };
-        if **self.members.load() != ports {
-            self.members.store(Arc::new(ports));
+        let all: BTreeSet<SocketAddr> =
+            announced.chain(bound.iter().copied()).chain(here).collect();
+        let rules = self.0.rules.load();
+        if !all.iter().eq(&rules.members) {
+            let allow_loopback = rules.allow_loopback;
+            let rules = Rules { allow_loopback, members: all.into_iter().collect() };
+            self.0.rules.store(Arc::new(rules));
         }
+    }
+
+    /// The rules as known now.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.rules.load_full()
     }
 
     /// Whether this address may be connected to.
@@ -64,18 +63,7 @@ impl Egress {
     /// # Errors
     /// Why not.
     pub fn check(&self, address: SocketAddr) -> Result<(), Forbidden> {
-        let ip = address.ip().to_canonical();
-        let known = self.members.load();
-        let here = ip.is_loopback() || known.machine.contains(&ip);
-        if known.exact.contains(&SocketAddr::new(ip, address.port()))
-            || (here && known.local.contains(&address.port()))
-        {
-            return Err(Forbidden::Member);
-        }
-        if ip.is_loopback() && !self.allow_loopback {
-            return Err(Forbidden::Loopback);
-        }
-        Ok(())
+        self.0.rules.load().check(address)
     }
 }
 
@@ -94,9 +82,8 @@ mod tests {
 
     #[test]
     fn no_port_of_a_member_is_probed() {
-        let egress = Egress::new(true);
-        let members = BTreeMap::from([(1, member("10.0.0.1")), (2, member("127.0.0.1"))]);
-        egress.know(&members, &[], &[]);
+        let egress = Egress::new(true, Vec::new());
+        egress.know(&BTreeMap::from([(1, member("10.0.0.1")), (2, member("127.0.0.1"))]));
         for port in [8502, 8500, 8600, 8300] {
             for ip in ["10.0.0.1", "127.0.0.1", "127.9.9.9", "[::1]", "[::ffff:10.0.0.1]"] {
                 let address = at(&format!("{ip}:{port}"));
@@ -109,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_wildcard_listens_on_every_address_of_the_machine() {
-        let egress = Egress::new(true);
-        let machine = ["192.168.1.7".parse().unwrap()];
-        egress.know(&BTreeMap::new(), &[at("0.0.0.0:8502"), at("10.0.0.1:8300")], &machine);
+        let egress = Egress::new(true, vec![at("0.0.0.0:8502"), at("10.0.0.1:8300")]);
+        egress.know_machine(vec!["192.168.1.7".parse().unwrap()]);
+        egress.know(&BTreeMap::new());
         for address in ["127.0.0.1:8502", "[::1]:8502", "192.168.1.7:8502", "10.0.0.1:8300"] {
             assert_eq!(egress.check(at(address)), Err(Forbidden::Member), "{address}");
         }
@@ -121,10 +108,23 @@ mod tests {
     }
 
     #[test]
-    fn loopback_needs_a_permission() {
-        for address in ["127.0.0.1:80", "127.255.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
-            assert_eq!(Egress::new(false).check(at(address)), Err(Forbidden::Loopback));
-            assert_eq!(Egress::new(true).check(at(address)), Ok(()));
+    fn what_no_instance_can_have_is_refused_whatever_is_known() {
+        let egress = Egress::new(true, Vec::new());
+        for address in [
+            "169.254.169.254:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[2002:a9fe:a9fe::]:80",
+            "[fd00:ec2::254]:80",
+            "100.100.100.200:80",
+            "0.0.0.0:80",
+            "224.0.0.1:80",
+            "[fe80::1]:80",
+        ] {
+            assert!(egress.check(at(address)).is_err(), "{address}");
         }
+        assert_eq!(egress.check(at("127.0.0.1:80")), Ok(()));
+        let strict = Egress::new(false, Vec::new());
+        assert_eq!(strict.check(at("127.0.0.1:80")), Err(Forbidden::Loopback));
     }
 }

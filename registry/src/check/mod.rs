@@ -29,10 +29,13 @@ use crate::{
 };
 use book::{Book, Shown};
 use doubt::Doubts;
-use egress::{Egress, Forbidden};
+use egress::Egress;
 use pace::Pace;
 use probe::Prober;
-use rollcall_core::record::{Actor, Subject};
+use rollcall_core::{
+    egress::{Forbidden, Rules},
+    record::{Actor, Subject},
+};
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -113,8 +116,6 @@ struct Inner {
     host: Host,
     settings: CheckSettings,
     node: u64,
-    /// What this node itself listens on.
-    bound: Vec<SocketAddr>,
     egress: Egress,
     prober: Prober,
     book: Mutex<Book>,
@@ -152,7 +153,7 @@ impl Checks {
         settings: CheckSettings,
         bound: Vec<SocketAddr>,
     ) -> (Self, CheckTasks) {
-        let egress = Egress::new(settings.allow_loopback);
+        let egress = Egress::new(settings.allow_loopback, bound);
         let prober = Prober::new(&host, egress.clone());
         let book = Book::new(Pace::new(!settings.loopback), host.random.clone());
         let checks = Self(Arc::new(Inner {
@@ -162,7 +163,6 @@ impl Checks {
             view,
             host,
             settings,
-            bound,
             egress,
             prober,
             book: Mutex::new(book),
@@ -229,6 +229,12 @@ impl Checks {
     /// The counters.
     pub fn stats(&self) -> &CheckStats {
         &self.0.stats
+    }
+
+    /// Where instances may not be, as known now.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.egress.know(&self.0.replica.members());
+        self.0.egress.rules()
     }
 
     /// Whether this node would connect to an address in order to probe it.

@@ -408,7 +408,7 @@ fn first_on_grid(key: &Key, interval: u64, now: u64) -> u64 {
 /// goes on with the first one from now.
 fn next_on_grid(key: &Key, interval: u64, grid: u64, now: u64) -> u64 {
     let first = first_on_grid(key, interval, now);
-    let on_grid = first.abs_diff(grid) % interval == 0;
+    let on_grid = first.abs_diff(grid).is_multiple_of(interval);
     let next = grid + interval;
     if on_grid && next + interval > now { next } else { first }
 }

@@ -210,11 +210,9 @@ fn a_verdict_that_was_not_taken_is_told_again() {
     let generation = rig.register(1, check(1_000));
     rig.take_up(generation);
     let key = rig.pass(10, |_| None).remove(0);
-    let lost = rig.book.finding(&key).unwrap();
-    // The same owner changes something that no check looks at: what was found rests on the declaration before.
-    rig.register(1, check(1_000));
-    assert_eq!(rig.book.finding(&key), Some(lost), "until the book is shown the news");
-    assert_eq!(rig.take_up(generation), [key.clone()]);
+    // The batch that held it was lost; whenever the book is shown the instance again, it says so again.
+    assert!(rig.book.finding(&key).is_some());
+    assert_eq!(rig.take_up(generation), std::slice::from_ref(&key));
     assert_eq!(rig.tell(&key), Opinion::PASSING);
 }
 
@@ -234,7 +232,7 @@ fn a_verdict_of_quick_probes_is_taken_over_and_looked_at_soon() {
     rig.apply(Command::ReportHealth(report));
     assert_eq!(rig.take_up(generation), []);
     let told = rig.pass(1_100, |_| None);
-    assert_eq!(told, [key.clone()]);
+    assert_eq!(told, std::slice::from_ref(&key));
     assert_eq!(rig.tell(&key), Opinion::PASSING);
 }
 

@@ -78,7 +78,7 @@ impl Target {
     }
 
     async fn probe(&self, probe: &Probe) -> Report {
-        let egress = Egress::new(true);
+        let egress = Egress::new(true, Vec::new());
         let prober = Prober::new(&Host::system(7), egress);
         let began = Instant::now();
         let report = prober.probe(self.address, probe, TIMEOUT).await;
@@ -143,7 +143,7 @@ async fn a_closed_port_fails_at_once_and_says_so() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = gone.local_addr().unwrap();
     drop(gone);
-    let prober = Prober::new(&Host::system(7), Egress::new(true));
+    let prober = Prober::new(&Host::system(7), Egress::new(true, Vec::new()));
     let report = prober.probe(address, &TCP, TIMEOUT).await;
     assert_eq!(report.probed.failure, Some(Failure::Refused));
     assert!(report.output.contains(&address.to_string()), "{report:?}");
