@@ -1,9 +1,9 @@
 //! DNS as this node serves it: sockets, threads and bounds around the answers of `rollcall-dns`.
 //!
 //! * [`desk`]: one query in, one reply out, on what readers see at this moment; counted by [`stats`]
-//! * [`udp`]: threads that block, one socket each, where the network has such; one loop over [`Net`] where not
+//! * `udp`: threads that block, one socket each, where the network has such; one loop over [`Net`] where not
 //! * [`tcp`]: connections, how many of them ([`tcp::places`]) and for how long
-//! * [`standing`]: how far the state can be trusted, and where the nodes are; [`secret`]: what signs the cookies
+//! * `standing`: how far the state can be trusted, and where the nodes are; `secret`: what signs the cookies
 //!
 //! [`Net`]: crate::net::Net
 
