@@ -59,6 +59,7 @@ pub fn run(seed: u64, trace: &Trace) -> Result<Report, Box<dyn std::error::Error
     let views = cluster.views();
     let state = views.first().map(|(_, view)| view.seen());
     Ok(Report {
+        lookups: (0, 0),
         violations,
         revision: state.as_ref().map_or(0, |seen| seen.state.revision()),
         hash: state.as_ref().map_or(0, |seen| seen.state.hash()),
