@@ -172,3 +172,19 @@ fn the_largest_service_over_tcp_is_complete_and_its_pointers_reach() {
     assert!(matches!(outcome, Outcome::Reply(Answered { truncated: false, .. })));
     assert_eq!(expected.answers().len(), 1_000);
 }
+
+#[test]
+fn a_service_that_is_forgotten_without_an_event_is_unknown_at_once() {
+    let mut given = web();
+    given.register("short/a", spec("10.0.1.1:80"));
+    given.deregister("short/a");
+    let mut fast = fast(Settings::default());
+    let bytes = question(&format!("short.service.{D}"), RecordType::A, None);
+    let mut code = |given: &Given| {
+        let (_, reply) = ask(&mut fast, given, &bytes, &How::default()).unwrap();
+        reply[3] & 0x0F
+    };
+    assert_eq!(code(&given), 0);
+    given.advance(11 * 60 * 1000);
+    assert_eq!(code(&given), 3);
+}

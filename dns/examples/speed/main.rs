@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             "speed {}\nspeed {}\nspeed {}\nspeed paths SERVICES",
             "serve fast|full|hickory PORT SERVICES CHANGES_A_SECOND",
             "load ADDRESS KIND SERVICES WINDOW RATE_OR_0 SECONDS",
-            "compare [peak] [changes] [flood] [seconds=N]",
+            "compare [peak] [changes] [flood] [seconds=N] [kinds=a,srv,...] [servers=fast,knot,...]",
         )
         .into()),
     };
