@@ -1,9 +1,11 @@
 //! Where every query arrives, whichever way it came: it is answered on what readers see now, and counted.
 
-use super::stats::DnsStats;
+use super::stats::{DnsStats, Path};
 use crate::{clock::Clock, view::View};
 use arc_swap::ArcSwap;
-use rollcall_dns::{Catalog, CookieSecrets, Front, Node, Outcome, Query, Standing, Transport};
+use rollcall_dns::{
+    Catalog, CookieSecrets, Fast, Front, Node, Outcome, Query, Standing, Transport,
+};
 use std::{net::SocketAddr, sync::Arc};
 
 /// What an answer needs besides the state. Replaced as a whole.
@@ -31,7 +33,7 @@ pub struct Arrival<'a> {
 /// Answers queries for all sockets of a node.
 #[derive(Debug)]
 pub struct Desk {
-    front: Front,
+    front: Arc<Front>,
     view: View,
     clock: Arc<dyn Clock>,
     surroundings: ArcSwap<Surroundings>,
@@ -43,7 +45,7 @@ impl Desk {
     pub fn new(front: Front, view: View, clock: Arc<dyn Clock>, stats: Arc<DnsStats>) -> Self {
         let surroundings = Surroundings { nodes: Vec::new(), standing: Standing::Unready };
         let surroundings = ArcSwap::from_pointee(surroundings);
-        Self { front, view, clock, surroundings, stats }
+        Self { front: Arc::new(front), view, clock, surroundings, stats }
     }
 
     /// What it has counted.
@@ -71,8 +73,38 @@ impl Desk {
         self.surroundings.store(Arc::new(surroundings));
     }
 
+    /// A fast path to this desk, for one caller, keeping at most so many bytes of records.
+    pub fn fast(&self, memory: usize, seed: u64) -> Fast {
+        Fast::new(self.front.clone(), memory, seed)
+    }
+
     /// Answers one query into `reply`; whether it is to be sent. Counted in `shard`, which one caller at a time uses.
     pub fn answer(&self, arrival: Arrival<'_>, shard: usize, reply: &mut Vec<u8>) -> bool {
+        let front = &self.front;
+        let full =
+            |query: &Query<'_>, catalog: &Catalog<'_>| Some(front.answer(query, catalog, reply));
+        self.count(arrival, shard, Path::Full, full).unwrap_or(false)
+    }
+
+    /// The same on the fast path. `None`: it is no plain query; nothing has happened, and [`Desk::answer`] is for it.
+    pub fn answer_fast(
+        &self,
+        fast: &mut Fast,
+        arrival: Arrival<'_>,
+        shard: usize,
+        reply: &mut Vec<u8>,
+    ) -> Option<bool> {
+        let answer = |query: &Query<'_>, catalog: &Catalog<'_>| fast.answer(query, catalog, reply);
+        self.count(arrival, shard, Path::Fast, answer)
+    }
+
+    fn count(
+        &self,
+        arrival: Arrival<'_>,
+        shard: usize,
+        path: Path,
+        answer: impl FnOnce(&Query<'_>, &Catalog<'_>) -> Option<Outcome>,
+    ) -> Option<bool> {
         let Arrival { bytes, peer, transport, random } = arrival;
         let now = self.clock.monotonic();
         let unix = self.clock.wall_ms() / 1000;
@@ -87,17 +119,17 @@ impl Desk {
             standing: surroundings.standing,
             cookies: cookies.as_ref(),
         };
-        let outcome = self.front.answer(&query, &catalog, reply);
+        let outcome = answer(&query, &catalog)?;
         let took = self.clock.monotonic().saturating_sub(now);
-        match outcome {
+        Some(match outcome {
             Outcome::Reply(answered) => {
-                self.stats.answered(shard, transport, &answered, took);
+                self.stats.answered(shard, (transport, path), &answered, took);
                 true
             }
             Outcome::Drop(reason) => {
                 self.stats.dropped(shard, reason.into());
                 false
             }
-        }
+        })
     }
 }

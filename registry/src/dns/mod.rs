@@ -138,9 +138,9 @@ impl Dns {
         view: View,
     ) -> Result<Self, Invalid> {
         let front = Front::new(settings.front.clone())?;
-        let (shards, seeds) = match &sockets.udp {
-            // One more for TCP.
-            Udp::Threads(sockets) => (sockets.len() + 1, sockets.len()),
+        let (shards, tcp_shard) = match &sockets.udp {
+            // One more for what is unusual, and one for TCP.
+            Udp::Threads(sockets) => (sockets.len() + 2, sockets.len() + 1),
             Udp::Loop(_) => (2, 1),
         };
         let stats = Arc::new(DnsStats::new(shards));
@@ -155,16 +155,15 @@ impl Dns {
         let mut threads = Threads::default();
         match sockets.udp {
             Udp::Threads(sockets) => {
-                for (shard, socket) in sockets.into_iter().enumerate() {
-                    threads.start(socket, desk.clone(), shard, host.random.bits());
-                }
+                threads.start(sockets, &desk, &host.random);
             }
             Udp::Loop(socket) => {
                 let random = host.random.bits();
                 tasks.spawn(udp::answer_loop(socket, desk.clone(), random, stopping.clone()));
             }
         }
-        let server = tcp::TcpServer::new(desk.clone(), settings.tcp.clone(), seeds, host.random);
+        let server =
+            tcp::TcpServer::new(desk.clone(), settings.tcp.clone(), tcp_shard, host.random);
         tasks.spawn(server.serve(sockets.tcp, stopping.clone()));
         Ok(Self { desk, threads, tasks, stopping })
     }

@@ -44,10 +44,20 @@ const CODES: [(u16, &str); 8] = [
 ];
 const OTHER: &str = "other";
 const TRANSPORTS: [&str; 2] = ["udp", "tcp"];
-const CELLS: usize = (KINDS.len() + 1) * (CODES.len() + 1) * TRANSPORTS.len();
+const PATHS: [&str; 2] = ["fast", "full"];
+const CELLS: usize = (KINDS.len() + 1) * (CODES.len() + 1) * TRANSPORTS.len() * PATHS.len();
 /// Upper bounds of the histogram in seconds; the last one holds the rest.
 const BOUNDS: [f64; 9] =
     [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025, f64::INFINITY];
+
+/// Which way a query took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// From records kept ready.
+    Fast,
+    /// Through everything.
+    Full,
+}
 
 /// Why nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +74,12 @@ pub enum Dropped {
     SendFailed,
     /// Answering it failed within the program.
     Broken,
+    /// Too many unusual queries wait for the full path.
+    Busy,
 }
 
-const DROPS: [&str; 6] = ["short", "is_reply", "bad_source", "limited", "send_failed", "broken"];
+const DROPS: [&str; 7] =
+    ["short", "is_reply", "bad_source", "limited", "send_failed", "broken", "busy"];
 
 impl From<DropReason> for Dropped {
     fn from(reason: DropReason) -> Self {
@@ -159,7 +172,7 @@ impl DnsStats {
     pub(super) fn answered(
         &self,
         shard: usize,
-        transport: Transport,
+        (transport, path): (Transport, Path),
         answered: &Answered,
         took: Duration,
     ) {
@@ -168,6 +181,7 @@ impl DnsStats {
         let cell = (find(&KINDS, answered.kind) * (CODES.len() + 1) + find(&CODES, answered.code))
             * TRANSPORTS.len()
             + way;
+        let cell = cell * PATHS.len() + path as usize;
         more(&shard.answered[cell], 1);
         more(&shard.truncated, u64::from(answered.truncated));
         more(&shard.slipped, u64::from(answered.slipped));
@@ -225,13 +239,14 @@ impl DnsStats {
             if count == 0 {
                 continue;
             }
-            let (rest, way) = (cell / TRANSPORTS.len(), cell % TRANSPORTS.len());
+            let (rest, path) = (cell / PATHS.len(), cell % PATHS.len());
+            let (rest, way) = (rest / TRANSPORTS.len(), rest % TRANSPORTS.len());
             let (kind, code) = (rest / (CODES.len() + 1), rest % (CODES.len() + 1));
             let labels = [
                 ("type", name(&KINDS, kind)),
                 ("code", name(&CODES, code)),
                 ("transport", TRANSPORTS[way]),
-                ("path", "full"),
+                ("path", PATHS[path]),
             ];
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
@@ -317,14 +332,14 @@ mod tests {
     fn threads_are_added_up_by_type_code_and_transport() {
         let stats = DnsStats::new(3);
         let reply = |kind, code| Answered { kind, code, truncated: true, slipped: false };
-        stats.answered(0, Transport::Udp, &reply(33, 0), Duration::from_micros(30));
-        stats.answered(1, Transport::Udp, &reply(33, 0), Duration::from_secs(1));
-        stats.answered(2, Transport::Tcp, &reply(4711, 9), Duration::ZERO);
+        stats.answered(0, (Transport::Udp, Path::Fast), &reply(33, 0), Duration::from_micros(30));
+        stats.answered(1, (Transport::Udp, Path::Fast), &reply(33, 0), Duration::from_secs(1));
+        stats.answered(2, (Transport::Tcp, Path::Full), &reply(4711, 9), Duration::ZERO);
         stats.dropped(1, Dropped::Limited);
         assert_eq!((stats.replies(), stats.drops(Dropped::Limited)), (3, 1));
         let text = rendered(stats);
         for line in [
-            r#"rollcall_dns_queries_total{type="SRV",code="NOERROR",transport="udp",path="full"} 2"#,
+            r#"rollcall_dns_queries_total{type="SRV",code="NOERROR",transport="udp",path="fast"} 2"#,
             r#"rollcall_dns_queries_total{type="other",code="other",transport="tcp",path="full"} 1"#,
             r#"rollcall_dns_seconds_bucket{le="0.00005",transport="udp"} 1"#,
             r#"rollcall_dns_seconds_bucket{le="+Inf",transport="udp"} 2"#,

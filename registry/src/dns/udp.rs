@@ -1,12 +1,13 @@
 //! DNS over UDP. In production a thread for each socket, which blocks in it: no task, no wake-up, no queue between
-//! the network and the answer. Where the network has no such sockets, one loop over [`Datagrams`].
+//! the network and the answer of a plain query. What is unusual goes over a bounded queue to one thread more, so that it
+//! holds up nobody. Where the network has no such sockets, one loop over [`Datagrams`].
 
 use super::{
     desk::{Arrival, Desk},
     stats::Dropped,
 };
 use crate::{host::Random, net::Datagrams};
-use rollcall_dns::Transport;
+use rollcall_dns::{Fast, Transport};
 use std::{
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
@@ -14,6 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{Builder, JoinHandle},
     time::Duration,
@@ -22,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Longest query; what is longer arrives cut, and is refused as malformed.
 const QUERY_BYTES: usize = 4096;
+/// Unusual queries that wait; what comes on top is dropped, as a network drops it.
+const UNUSUAL: usize = 1_024;
+/// How often the thread for them looks whether it shall stop.
+const LOOK: Duration = Duration::from_millis(100);
 /// Pause after an error of the socket itself.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -33,14 +39,33 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts a thread for a socket.
-    pub(super) fn start(&mut self, socket: UdpSocket, desk: Arc<Desk>, shard: usize, seed: u64) {
-        let stop = self.stop.clone();
-        let thread = Thread { socket, desk, shard, random: Random::new(seed), stop };
-        let port = thread.socket.local_addr().map_or(0, |address| address.port());
-        match Builder::new().name(format!("dns-{port}-{shard}")).spawn(move || thread.run()) {
+    /// Starts a thread for each socket, and one for what is unusual.
+    pub(super) fn start(&mut self, sockets: Vec<UdpSocket>, desk: &Arc<Desk>, random: &Random) {
+        let memory = Fast::MEMORY / sockets.len().max(1);
+        let (unusual, waiting) = sync_channel(UNUSUAL);
+        let port = sockets.first().and_then(|socket| socket.local_addr().ok());
+        let port = port.map_or(0, |address| address.port());
+        let full_shard = sockets.len();
+        for (shard, socket) in sockets.into_iter().enumerate() {
+            let thread = Thread {
+                socket: Arc::new(socket),
+                desk: desk.clone(),
+                shard,
+                random: Random::new(random.bits()),
+                unusual: unusual.clone(),
+                stop: self.stop.clone(),
+            };
+            let fast = desk.fast(memory, random.bits());
+            self.spawn(&format!("dns-{port}-{shard}"), move || thread.run(fast));
+        }
+        let full = Full { waiting, desk: desk.clone(), shard: full_shard, stop: self.stop.clone() };
+        self.spawn(&format!("dns-{port}-full"), move || full.run());
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
+        match Builder::new().name(name.to_owned()).spawn(body) {
             Ok(handle) => self.handles.push(handle),
-            Err(error) => tracing::error!(%error, shard, "start a thread for DNS"),
+            Err(error) => tracing::error!(%error, name, "start a thread for DNS"),
         }
     }
 
@@ -62,30 +87,40 @@ impl Drop for Threads {
     }
 }
 
+/// A query that the fast path leaves.
+struct Unusual {
+    bytes: Box<[u8]>,
+    peer: SocketAddr,
+    random: u64,
+    socket: Arc<UdpSocket>,
+}
+
+/// The thread of one socket.
 struct Thread {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     desk: Arc<Desk>,
     shard: usize,
     random: Random,
+    unusual: SyncSender<Unusual>,
     stop: Arc<AtomicBool>,
 }
 
 impl Thread {
     /// Answers until it is told to stop. A query that breaks the program must not silence the others of its socket.
-    fn run(self) {
+    fn run(self, mut fast: Fast) {
         while !self.stop.load(Ordering::Relaxed) {
-            if catch_unwind(AssertUnwindSafe(|| self.answer_all())).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.answer_all(&mut fast))).is_err() {
                 tracing::error!(shard = self.shard, "a DNS query broke its thread, which goes on");
                 self.desk.stats().dropped(self.shard, Dropped::Broken);
             }
         }
     }
 
-    fn answer_all(&self) {
+    fn answer_all(&self, fast: &mut Fast) {
         let (mut query, mut reply) = ([0; QUERY_BYTES], Vec::with_capacity(QUERY_BYTES));
         while !self.stop.load(Ordering::Relaxed) {
             match self.socket.recv_from(&mut query) {
-                Ok((length, peer)) => self.answer(&query[..length], peer, &mut reply),
+                Ok((length, peer)) => self.answer(fast, &query[..length], peer, &mut reply),
                 Err(error) if is_no_news(error.kind()) => {}
                 Err(error) => {
                     tracing::warn!(%error, shard = self.shard, "receive a DNS query");
@@ -95,13 +130,64 @@ impl Thread {
         }
     }
 
-    fn answer(&self, bytes: &[u8], peer: SocketAddr, reply: &mut Vec<u8>) {
+    fn answer(&self, fast: &mut Fast, bytes: &[u8], peer: SocketAddr, reply: &mut Vec<u8>) {
         let random = self.random.bits();
         let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
-        if self.desk.answer(arrival, self.shard, reply) && self.socket.send_to(reply, peer).is_err()
-        {
-            self.desk.stats().dropped(self.shard, Dropped::SendFailed);
+        match self.desk.answer_fast(fast, arrival, self.shard, reply) {
+            Some(true) => send(&self.socket, reply, peer, &self.desk, self.shard),
+            Some(false) => {}
+            None => {
+                let socket = self.socket.clone();
+                let query = Unusual { bytes: bytes.into(), peer, random, socket };
+                if self.unusual.try_send(query).is_err() {
+                    self.desk.stats().dropped(self.shard, Dropped::Busy);
+                }
+            }
         }
+    }
+}
+
+/// The thread for what is unusual.
+struct Full {
+    waiting: Receiver<Unusual>,
+    desk: Arc<Desk>,
+    shard: usize,
+    stop: Arc<AtomicBool>,
+}
+
+impl Full {
+    fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            if catch_unwind(AssertUnwindSafe(|| self.answer_all())).is_err() {
+                tracing::error!("an unusual DNS query broke its thread, which goes on");
+                self.desk.stats().dropped(self.shard, Dropped::Broken);
+            }
+        }
+    }
+
+    fn answer_all(&self) {
+        let mut reply = Vec::with_capacity(QUERY_BYTES);
+        while !self.stop.load(Ordering::Relaxed) {
+            let Unusual { bytes, peer, random, socket } = match self.waiting.recv_timeout(LOOK) {
+                Ok(query) => query,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => {
+                    // All sockets have stopped, and so shall this one.
+                    self.stop.store(true, Ordering::Relaxed);
+                    return;
+                }
+            };
+            let arrival = Arrival { bytes: &bytes, peer, transport: Transport::Udp, random };
+            if self.desk.answer(arrival, self.shard, &mut reply) {
+                send(&socket, &reply, peer, &self.desk, self.shard);
+            }
+        }
+    }
+}
+
+fn send(socket: &UdpSocket, reply: &[u8], peer: SocketAddr, desk: &Desk, shard: usize) {
+    if socket.send_to(reply, peer).is_err() {
+        desk.stats().dropped(shard, Dropped::SendFailed);
     }
 }
 
@@ -124,6 +210,7 @@ pub(super) async fn answer_loop(
     stop: CancellationToken,
 ) {
     let random = Random::new(seed);
+    let mut fast = desk.fast(Fast::MEMORY, random.bits());
     let (mut query, mut reply) = (vec![0; QUERY_BYTES], Vec::with_capacity(QUERY_BYTES));
     loop {
         let received = tokio::select! {
@@ -136,7 +223,8 @@ pub(super) async fn answer_loop(
                 let bytes = &query[..length];
                 let random = random.bits();
                 let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
-                if desk.answer(arrival, 0, &mut reply)
+                let plain = desk.answer_fast(&mut fast, arrival, 0, &mut reply);
+                if plain.unwrap_or_else(|| desk.answer(arrival, 0, &mut reply))
                     && socket.send_to(&reply, peer).await.is_err()
                 {
                     desk.stats().dropped(0, Dropped::SendFailed);
