@@ -186,6 +186,7 @@ async fn heartbeats_are_told_to_go_and_lose_no_beat() {
         sequence,
         alive_handles: vec![handle],
         release_handles: vec![],
+        ..Default::default()
     };
     beats.send(beat(1)).await.unwrap();
     let acked = within("an answer", answers.message()).await.unwrap().unwrap();

@@ -18,6 +18,7 @@ use rollcall_core::{
         Reason, Record,
     },
 };
+use rollcall_proto::v1;
 use rollcall_registry::{
     clock::{Clock, SystemClock},
     host::Host,
@@ -378,6 +379,36 @@ async fn a_stream_that_breaks_at_any_node_is_told_to_the_leader_and_a_goodbye_is
     stays.beat(&[bystander]).await;
     assert_eq!(nodes[leader].health("web", "bystander"), Some(Healthy));
     assert_eq!((script.asked("leaver"), script.asked("bystander")), (0, 0));
+    stop(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_says_of_itself_degrades_it_and_can_be_taken_back() {
+    let nodes = three(&Settings::default()).await;
+    let leader = leads(&nodes).await;
+    let (follower, other) = (&nodes[(leader + 1) % 3], &nodes[(leader + 2) % 3]);
+    let mut item = support::registration("web", "a", 1);
+    item.spec.as_mut().unwrap().ttl = support::seconds(60);
+    let handle = follower.register(vec![item]).await[0];
+    let mut stream = Beating::at(follower).await;
+    stream.say(handle, Some("queue full")).await;
+    eventually("it is degraded", || other.health("web", "a") == Some(Degraded)).await;
+    assert_eq!(standing(other, "a"), Some((Degraded, Reason::SelfDegraded)));
+    let request = v1::GetInstanceRequest {
+        name: Some(support::instance_name("web", "a")),
+        ..Default::default()
+    };
+    let answer = other.discovery().get_instance(request).await.unwrap().into_inner();
+    assert_eq!(answer.instance.unwrap().self_report(), "queue full");
+    // A mind that changes all the time is passed on once a second, as it is then.
+    let revision = other.node.api().view().seen().state.revision();
+    for i in 0..50 {
+        stream.say(handle, Some(&format!("queue at {i}"))).await;
+    }
+    stream.say(handle, None).await;
+    eventually("it is healthy", || other.health("web", "a") == Some(Healthy)).await;
+    let changes = other.node.api().view().seen().state.revision() - revision;
+    assert!(changes <= 10, "{changes} changes");
     stop(nodes).await;
 }
 

@@ -72,6 +72,7 @@ impl Link {
                 sequence,
                 alive_handles: handles.to_vec(),
                 release_handles: Vec::new(),
+                ..Default::default()
             };
             outgoing.try_send(message).map_err(|_| "more leases than a stream takes".to_owned())?;
             pending.push_back(Sent {
@@ -115,6 +116,7 @@ impl Link {
             sequence: self.sequence + 1,
             alive_handles: handles.to_vec(),
             release_handles: goodbyes.iter().map(|goodbye| goodbye.handle).collect(),
+            ..Default::default()
         };
         if self.pending.len() >= WINDOW || self.outgoing.try_send(message).is_err() {
             return false;

@@ -222,4 +222,46 @@ mod tests {
         let cookie = [("Cookie".to_owned(), "secret".to_owned())];
         assert_eq!(http(|h| h.headers = cookie.into()), at("http.headers"));
     }
+
+    fn fields<T>(result: Result<T, Refused>) -> Vec<String> {
+        match result {
+            Err(Refused::Invalid(found)) => found.into_iter().map(|it| it.field).collect(),
+            Err(Refused::Unimplemented(invalid)) => vec![invalid.field],
+            Ok(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_spec_and_a_policy_name_the_path_of_a_wrong_check() {
+        let spec = |health_checks| {
+            let endpoint = v1::Endpoint {
+                name: "http".into(),
+                host: "10.0.0.1".into(),
+                port: 80,
+                ..Default::default()
+            };
+            let endpoints = vec![endpoint];
+            let spec = v1::InstanceSpec { endpoints, health_checks, ..Default::default() };
+            fields(crate::convert::spec(spec, std::time::Duration::from_secs(10)))
+        };
+        let nothing = spec(vec![v1::HealthCheck::default()]);
+        assert_eq!(nothing, ["health_checks[0].check_id", "health_checks[0].probe"]);
+        let elsewhere = v1::HealthCheck { endpoint_name: "missing".into(), ..good() };
+        assert_eq!(spec(vec![elsewhere.clone()]), ["health_checks[0].endpoint_name"]);
+        assert_eq!(spec(vec![good(); 9]), ["health_checks"]);
+        let put = |health_checks| {
+            let service = v1::ServiceName { namespace: String::new(), service: "web".into() };
+            let policy = v1::ServicePolicy { health_checks, ..Default::default() };
+            fields(crate::convert::put_policy(
+                v1::PutServicePolicyRequest {
+                    service: Some(service),
+                    policy: Some(policy),
+                    request_id: String::new(),
+                },
+                "x",
+            ))
+        };
+        assert_eq!(put(vec![good(); 2]), ["policy.health_checks[1].check_id"]);
+        assert_eq!(put(vec![elsewhere]), [""; 0], "an instance may have that endpoint");
+    }
 }

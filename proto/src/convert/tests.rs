@@ -186,28 +186,6 @@ fn every_limit_of_an_endpoint_names_its_path() {
 }
 
 #[test]
-fn a_wrong_check_names_its_path_in_the_spec_and_in_the_policy() {
-    let tcp = v1::health_check::TcpProbe { tls: false };
-    let check = |endpoint: &str| v1::HealthCheck {
-        check_id: "c".into(),
-        endpoint_name: endpoint.into(),
-        probe: Some(v1::health_check::Probe::Tcp(tcp)),
-        ..Default::default()
-    };
-    let path = "items[0].spec.health_checks[0]";
-    let found = spoilt_spec(|spec| spec.health_checks = vec![v1::HealthCheck::default()]);
-    assert_eq!(found, [format!("{path}.check_id"), format!("{path}.probe")]);
-    let found = spoilt_spec(|spec| spec.health_checks = vec![check("missing")]);
-    assert_eq!(found, [format!("{path}.endpoint_name")]);
-    let found = spoilt_spec(|spec| spec.health_checks = vec![check(""); 9]);
-    assert_eq!(found, ["items[0].spec.health_checks"]);
-    let service = Some(v1::ServiceName { namespace: String::new(), service: "web".into() });
-    let policy = v1::ServicePolicy { health_checks: vec![check(""); 2], ..Default::default() };
-    let put = v1::PutServicePolicyRequest { service, policy: Some(policy), ..Default::default() };
-    assert_eq!(fields(put_policy(put, "x")), ["policy.health_checks[1].check_id"]);
-}
-
-#[test]
 fn all_that_is_wrong_is_told_but_no_more_than_sixteen() {
     let mut request = good_register();
     request.request_id = "x".repeat(65);
@@ -333,9 +311,24 @@ fn a_heartbeat_message_is_bounded() {
         sequence: 1,
         alive_handles: vec![1; alive],
         release_handles: vec![2; release],
+        ..Default::default()
     };
-    assert_eq!(check_beat(&beat(HANDLES, 0)), Ok(()));
-    assert_eq!(fields(check_beat(&beat(HANDLES, 1))), ["alive_handles"]);
+    assert_eq!(check_beat(&mut beat(HANDLES, 0)), Ok(Vec::new()));
+    assert_eq!(fields(check_beat(&mut beat(HANDLES, 1))), ["alive_handles"]);
+    let report = |degraded, reason: &str| v1::SelfReport {
+        lease_handle: 7,
+        degraded,
+        reason: reason.into(),
+    };
+    let says = |self_reports| {
+        let mut beat = v1::StreamHeartbeatsRequest { self_reports, ..beat(1, 0) };
+        check_beat(&mut beat)
+    };
+    let read = says(vec![report(true, "full"), report(false, "full")]).unwrap();
+    let degraded: Vec<Option<&str>> = read.iter().map(|item| item.degraded.as_deref()).collect();
+    assert_eq!(degraded, [Some("full"), None]);
+    assert_eq!(fields(says(vec![report(true, "a\n")])), ["self_reports[0].reason"]);
+    assert_eq!(fields(says(vec![report(true, ""); 1_001])), ["self_reports"]);
 }
 
 fn resolve() -> v1::ResolveRequest {

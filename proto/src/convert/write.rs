@@ -10,7 +10,7 @@ use crate::v1;
 use rollcall_core::{
     command::{
         DeleteServicePolicy, Deregister, Deregistration, ProtectionChange, PutServicePolicy,
-        Register, Registration, RequestId, SetAdminState, SetProtection,
+        Register, Registration, RequestId, SelfReport, SetAdminState, SetProtection,
     },
     instance::limit,
     name::{ServiceName, parse_text, shown},
@@ -254,12 +254,24 @@ pub fn add_member(request: &v1::AddMemberRequest) -> Result<AddMember, Refused> 
     problems.finish(peer.map(|peer| AddMember { peer, replace, learner: request.learner }))
 }
 
-/// Checks the bounds of one heartbeat message.
-pub fn check_beat(beat: &v1::StreamHeartbeatsRequest) -> Result<(), Refused> {
+/// Checks the bounds of one heartbeat message, and takes out what owners say of themselves.
+pub fn check_beat(beat: &mut v1::StreamHeartbeatsRequest) -> Result<Vec<SelfReport>, Refused> {
     let mut problems = Problems::default();
     let handles = beat.alive_handles.len() + beat.release_handles.len();
     let bounded = problems.count("alive_handles", handles, 0, HANDLES);
-    problems.finish(bounded)
+    let reports = std::mem::take(&mut beat.self_reports);
+    let reports = problems
+        .count("self_reports", reports.len(), 0, limit::FINDINGS)
+        .and_then(|()| problems.each("self_reports", reports, read_self_report));
+    problems.finish(bounded.and(reports))
+}
+
+fn read_self_report(problems: &mut Problems, report: v1::SelfReport) -> Option<SelfReport> {
+    let reason = read_reason(&report.reason, problems)?;
+    Some(SelfReport {
+        generation: report.lease_handle,
+        degraded: report.degraded.then_some(reason),
+    })
 }
 
 /// The service that a request must name, in the field `service`.

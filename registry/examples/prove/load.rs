@@ -256,6 +256,7 @@ async fn beat(
                 sequence,
                 alive_handles: chunk.to_vec(),
                 release_handles: vec![],
+                ..Default::default()
             };
             sender.send(message).await?;
             loop {
@@ -280,6 +281,7 @@ pub(crate) async fn beat_once(channel: &Channel, handles: &[u64]) -> Outcome<(In
         sequence: 1,
         alive_handles: handles.to_vec(),
         release_handles: vec![],
+        ..Default::default()
     };
     let sent = Instant::now();
     sender.send(message).await?;

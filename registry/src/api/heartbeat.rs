@@ -11,11 +11,12 @@ use crate::lease::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rollcall_core::{
     Command,
-    command::{Deregister, Deregistration},
+    command::{Deregister, Deregistration, ReportSelf, SelfReport},
+    instance::limit::FINDINGS,
     record::Actor,
 };
 use rollcall_proto::{convert, error, v1};
-use std::{pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
@@ -23,6 +24,8 @@ use tonic::{Status, Streaming};
 const IN_FLIGHT: usize = 32;
 /// Instances that are remembered for one stream; when it breaks the leases of the others decide.
 const HANDLES: usize = 20_000;
+/// What owners say of themselves is passed on this often at most.
+const SAY: Duration = Duration::from_secs(1);
 /// A client that is told to go elsewhere has so long.
 const GO_AWAY: Duration = Duration::from_millis(500);
 
@@ -44,6 +47,10 @@ pub(super) struct Heartbeats {
     leaving: Option<Instant>,
     /// This node has ended the stream.
     over: bool,
+    /// What owners say of themselves here and the catalogue does not say yet, by lease handle.
+    said: BTreeMap<u64, Option<Arc<str>>>,
+    /// When it is looked at again.
+    say_at: Instant,
     /// Whose leases were renewed here and not released since, in order.
     handles: Vec<u64>,
     _place: Place,
@@ -67,6 +74,8 @@ impl Heartbeats {
             leaderless: None,
             leaving: None,
             over: false,
+            said: BTreeMap::new(),
+            say_at: Instant::now(),
             handles: Vec::new(),
             _place: place,
         })
@@ -113,6 +122,7 @@ impl Heartbeats {
                     Ok(None) => {}
                     Err(status) => return Some(Err(status)),
                 },
+                () = sleep_until(self.say_at), if !self.said.is_empty() => self.pass_on_self_reports(),
                 _ = leadership.changed(), if !self.ended => {}
                 else => return None,
             }
@@ -142,8 +152,13 @@ impl Heartbeats {
         }
     }
 
-    fn take(&mut self, message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
-        convert::check_beat(&message).map_err(error::of_invalid)?;
+    fn take(&mut self, mut message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
+        let said = convert::check_beat(&mut message).map_err(error::of_invalid)?;
+        for report in said {
+            if self.said.len() < HANDLES || self.said.contains_key(&report.generation) {
+                self.said.insert(report.generation, report.degraded);
+            }
+        }
         let sequence = message.sequence;
         self.know(&message.alive_handles, &message.release_handles);
         let beat = self.api.leases().beat(message.alive_handles);
@@ -161,6 +176,39 @@ impl Heartbeats {
             }
         }));
         Ok(())
+    }
+}
+
+impl Heartbeats {
+    /// Proposes what owners say of themselves, where the catalogue says something else: at most once a second for a
+    /// stream, and again until it stands there. An owner that changes its mind in between costs nothing.
+    fn pass_on_self_reports(&mut self) {
+        self.say_at = Instant::now() + SAY;
+        let seen = self.api.view().seen();
+        self.said.retain(|handle, degraded| {
+            let record = seen.state.by_generation(*handle);
+            record.is_some_and(|record| {
+                let heard = record.signals.heard();
+                heard.and_then(|heard| heard.self_report.as_ref()) != degraded.as_ref()
+            })
+        });
+        let report = |(handle, degraded): (&u64, &Option<Arc<str>>)| SelfReport {
+            generation: *handle,
+            degraded: degraded.clone(),
+        };
+        let items: Vec<SelfReport> = self.said.iter().map(report).take(FINDINGS).collect();
+        if items.is_empty() {
+            return;
+        }
+        let report = ReportSelf { items, actor: Actor::Owner(self.from.as_str().into()) };
+        let replica = self.api.replica().clone();
+        self.running.push(Box::pin(async move {
+            // What came to nothing is looked at again with the next second.
+            if let Err(error) = replica.submit(Command::ReportSelf(report), SAY).await {
+                tracing::debug!(%error, "what an owner says of itself was not committed");
+            }
+            Ok(None)
+        }));
     }
 }
 

@@ -40,6 +40,7 @@ impl Beating {
                     sequence: self.sequence,
                     alive_handles: handles.to_vec(),
                     release_handles: vec![],
+                    ..Default::default()
                 };
                 self.beats.send(message).await.expect("the stream is open");
                 let patience = Duration::from_millis(150);
@@ -51,6 +52,23 @@ impl Beating {
         .await
     }
 
+    /// Says of one instance that it serves badly, or with `None` that it does not any more.
+    pub async fn say(&mut self, handle: u64, degraded: Option<&str>) {
+        self.sequence += 1;
+        let report = v1::SelfReport {
+            lease_handle: handle,
+            degraded: degraded.is_some(),
+            reason: degraded.unwrap_or_default().into(),
+        };
+        let message = v1::StreamHeartbeatsRequest {
+            sequence: self.sequence,
+            alive_handles: vec![handle],
+            self_reports: vec![report],
+            ..Default::default()
+        };
+        self.beats.send(message).await.expect("the stream is open");
+    }
+
     /// Says goodbye for these leases.
     pub async fn goodbye(&mut self, handles: &[u64]) {
         self.sequence += 1;
@@ -58,6 +76,7 @@ impl Beating {
             sequence: self.sequence,
             alive_handles: vec![],
             release_handles: handles.to_vec(),
+            ..Default::default()
         };
         self.beats.send(message).await.expect("the stream is open");
     }
