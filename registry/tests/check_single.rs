@@ -1,4 +1,5 @@
 //! One node probes what it lists, on real sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,13 +1,17 @@
 //! A client that beats over the wire.
 
 use super::{Running, within};
-use rollcall_proto::v1;
-use std::time::Duration;
-use tokio::sync::mpsc;
+use hyper_util::rt::TokioIo;
+use rollcall_proto::v1::{self, registration_service_client::RegistrationServiceClient};
+use std::{net::SocketAddr, time::Duration};
+use tokio::{io::copy_bidirectional, net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 
-/// A heartbeat stream to one node.
+/// A heartbeat stream to one node, over a connection of its own. Dropped, it breaks as that of a killed process does:
+/// the connection is gone, and nothing is said before.
 pub struct Beating {
+    cut: tokio::task::AbortHandle,
     beats: mpsc::Sender<v1::StreamHeartbeatsRequest>,
     answers: tonic::Streaming<v1::StreamHeartbeatsResponse>,
     sequence: u64,
@@ -21,8 +25,10 @@ impl Beating {
     pub async fn open(node: &Running) -> Result<Self, tonic::Status> {
         let (beats, outbound) = mpsc::channel(16);
         let request = ReceiverStream::new(outbound);
-        let answers = node.registration().stream_heartbeats(request).await?;
-        Ok(Self { beats, answers: answers.into_inner(), sequence: 0 })
+        let (channel, cut) = connect(node.node.listen.grpc).await;
+        let mut client = RegistrationServiceClient::new(channel);
+        let answers = client.stream_heartbeats(request).await?;
+        Ok(Self { cut, beats, answers: answers.into_inner(), sequence: 0 })
     }
 
     /// Beats until a beat is acknowledged: one that falls into a change of the leader is not.
@@ -84,4 +90,28 @@ impl Beating {
             }
         }
     }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        // Before the streams above it can end in order.
+        self.cut.abort();
+    }
+}
+
+/// A channel over one connection, and what cuts it.
+async fn connect(address: SocketAddr) -> (Channel, tokio::task::AbortHandle) {
+    let mut socket = TcpStream::connect(address).await.expect("connect");
+    socket.set_nodelay(true).expect("no delay");
+    let (near, mut far) = tokio::io::duplex(64 << 10);
+    let bridge = tokio::spawn(async move {
+        let _ = copy_bidirectional(&mut far, &mut socket).await;
+    });
+    let mut near = Some(near);
+    let connector = tower::service_fn(move |_| {
+        let near = near.take().ok_or_else(|| std::io::Error::other("it was cut"));
+        async move { near.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    (endpoint.connect_with_connector_lazy(connector), bridge.abort_handle())
 }
