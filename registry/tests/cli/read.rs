@@ -96,7 +96,18 @@ fn why_tells_who_did_what_also_after_the_end() {
     let told = told.shows(&["is HEALTHY,DRAINING: set by operator 127.0.0.1:", "(new kernel)"]);
     told.shows(&["ends by itself in 30m", "What to do: `rollcall enable web/web-1`"]);
     let answer = registry.json(&["why", "web/web-1"]);
-    assert_eq!(keys(&answer), ["read_metadata", "instance", "events", "admin_expires_in"]);
+    assert_eq!(
+        keys(&answer),
+        [
+            "read_metadata",
+            "instance",
+            "events",
+            "admin_expires_in",
+            "checks",
+            "checker_node_id",
+            "outputs_problem"
+        ]
+    );
     assert_eq!(answer["events"][1]["reason"], "ADMIN_SET");
     assert_eq!(answer["events"][1]["instance"]["instance_id"], "web-1");
 
