@@ -1,6 +1,6 @@
 //! TLS to a probed target: any certificate is taken, because a probe asks whether the target answers, not who it is.
 //! Its address is registered, its name is not known, so that there is nothing to compare a certificate with. The
-//! handshake itself is checked in full. Why: docs/decisions/008.
+//! handshake itself is checked in full. Why: docs/decisions/014.
 
 use super::{Failed, Failure};
 use crate::net::Connection;
