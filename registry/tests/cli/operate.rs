@@ -41,6 +41,7 @@ fn a_policy_keeps_what_was_not_named() {
         "evict_after": "60s",
         "evict_unhealthy_after": null,
         "protection_threshold": null,
+        "health_checks": [],
     });
     assert_eq!(policy, expected);
     registry.ask(&["policy", "get", "web"]).exits(0).shows(&["1m", "0.3", "never (default)"]);
@@ -112,5 +113,5 @@ fn status_shows_the_cluster_in_words_and_as_a_message() {
     assert_eq!(status["state_hash"].as_str().unwrap().len(), 32);
     assert_eq!((&status["role"], &status["instance_count"]), (&json!("LEADER"), &json!(1)));
     assert_eq!(status["members"][0]["api_address"], registry.address(0));
-    assert_eq!(status["leases"], json!({"current": 0, "held": 0, "expired": 0}));
+    assert_eq!(status["leases"], json!({"current": 0, "held": 0, "expired": 0, "lost": 0}));
 }
