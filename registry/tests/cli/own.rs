@@ -166,3 +166,24 @@ fn run_tries_on_while_the_registry_is_away() {
     process.signal(Signal::TERM);
     process.end().exits(7);
 }
+
+#[test]
+fn a_check_is_shown_with_its_verdict_its_outputs_and_its_checker() {
+    let registry = Registry::start();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("tcp={}", listener.local_addr().unwrap());
+    let check = ["--check", "tcp,interval=1s,timeout=500ms,rise=1,fall=2"];
+    let arguments = ["register", "web", "--id", "web-1", "--endpoint", &endpoint];
+    let _kept = start(registry.command(&[&arguments[..], &check].concat()));
+    until("it passes", || registry.resolves("web") == ["web-1"]);
+    let told = registry.ask(&["check", "show", "web/web-1"]).exits(0);
+    let told = told.shows(&["web/web-1 is HEALTHY.", "Check tcp: PASSING; tcp 127.0.0.1:"]);
+    let node = registry.ready["nodes"][0]["node_id"].as_str().unwrap();
+    told.shows(&["every 1s, the next probe in", "passed in", "The checker is node", node]);
+    let shown = registry.json(&["check", "show", "web-1"])["checks"][0].clone();
+    assert_eq!((&shown["verdict"], &shown["kind"]), (&"PASSING".into(), &"tcp".into()));
+    drop(listener);
+    until("it fails", || registry.resolves("web").is_empty());
+    registry.ask(&["why", "web-1"]).exits(0).shows(&["UNHEALTHY", "failed (refused)"]);
+    registry.ask(&["check", "show", "web/nobody"]).exits(3);
+}
