@@ -399,7 +399,8 @@ impl Book {
                 Some((*handle, cell.report()?))
             };
             // A message holds fewer reports than handles.
-            let size = if handles.iter().any(|handle| of(handle).is_some()) { REPORTS } else { HANDLES };
+            let size =
+                if handles.iter().any(|handle| of(handle).is_some()) { REPORTS } else { HANDLES };
             for part in handles.chunks(size) {
                 let reports = part.iter().filter_map(of).collect();
                 beats.push(Beat { handles: Arc::from(part), reports, ttl: *ttl });
