@@ -323,7 +323,11 @@ mod tests {
         assert_eq!(doubts.waited(4_499, interval), [], "36 were not asked about yet");
         let second = doubts.sample(3_000);
         assert!((65..=100).all(|at| second.contains(&key(at))));
-        assert_eq!(doubts.waited(4_500, interval).len(), 36, "nobody has answered for two intervals");
+        assert_eq!(
+            doubts.waited(4_500, interval).len(),
+            36,
+            "nobody has answered for two intervals"
+        );
     }
 
     #[test]
