@@ -45,6 +45,13 @@ impl HealthReport {
     pub fn busy(&self) -> Option<f32> {
         self.utilization
     }
+
+    /// The same in percent, rounded, as it travels.
+    pub(crate) fn percent(&self) -> Option<u32> {
+        // Between 0 and 100, because the share is between 0 and 1.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+        self.utilization.map(|share| (share * 100.0).round() as u32)
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +66,9 @@ mod tests {
         assert_eq!(odd.reason().map(str::len), Some(255));
         assert_eq!(report.busy(), Some(1.0));
         assert_eq!(HealthReport::healthy().utilization(f32::NAN).busy(), None);
+        let percent = |share| HealthReport::healthy().utilization(share).percent();
+        assert_eq!([0.0, 0.7, 0.995, 9.0].map(percent), [Some(0), Some(70), Some(100), Some(100)]);
+        assert_eq!(percent(f32::NAN), None);
         assert_eq!(HealthReport::healthy().utilization(-3.0).busy(), Some(0.0));
     }
 }

@@ -111,7 +111,12 @@ fn watch_message() -> impl Strategy<Value = Vec<u8>> {
         (any::<bool>(), any::<i64>()).prop_map(|(leader_known, seconds)| {
             let staleness = Some(prost_types::Duration { seconds, nanos: 0 });
             let initial_state_complete = false;
-            Event::Bookmark(Bookmark { staleness, leader_known, initial_state_complete })
+            Event::Bookmark(Bookmark {
+                staleness,
+                leader_known,
+                initial_state_complete,
+                ..Default::default()
+            })
         }),
     ];
     // Below the revision of the true list: what is sent looks like the words of a node that is behind.

@@ -62,6 +62,8 @@ async fn a_change_of_health_does_not_wait_for_the_next_beat() {
         guard.report(report.utilization(0.7));
         let next = node.until("the next", |s| s.heard.get(count + 2).map(|(at, ..)| *at)).await;
         assert!(next - early > ms(1_500), "how busy it is may wait: {:?}", next - early);
+        let said = node.state().heard[count + 2].2.self_reports[0].clone();
+        assert_eq!(said.utilization_percent, Some(70));
     }
 }
 

@@ -96,7 +96,7 @@ fn removal(revision: u64, ids: &[&str], reason: v1::EventReason) -> v1::WatchRes
 }
 
 fn bookmark(revision: u64) -> v1::WatchResponse {
-    let event = Bookmark { staleness: None, leader_known: true, initial_state_complete: true };
+    let event = Bookmark { leader_known: true, initial_state_complete: true, ..Default::default() };
     let resume_token = revision.to_be_bytes().to_vec();
     let event = Some(Event::Bookmark(event));
     v1::WatchResponse { revision, service: None, resume_token, event }

@@ -42,7 +42,12 @@ fn delta(service: &str, revision: u64, up: &[&str], down: &[&str]) -> v1::WatchR
 
 fn bookmark(revision: u64) -> v1::WatchResponse {
     let staleness = Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
-    let event = Bookmark { staleness, leader_known: true, initial_state_complete: true };
+    let event = Bookmark {
+        staleness,
+        leader_known: true,
+        initial_state_complete: true,
+        ..Default::default()
+    };
     v1::WatchResponse {
         revision,
         service: None,

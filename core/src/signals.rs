@@ -8,6 +8,27 @@ use crate::{
 };
 use std::{fmt, sync::Arc};
 
+/// How busy an instance is, by its own word: 0 = idle, 100 = as busy as it can be. No decision of the registry rests on
+/// it, so it stands beside the records: without revision, event or share in the state hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Utilization(u8);
+
+impl Utilization {
+    /// The most that can be said.
+    pub const MAX: u32 = 100;
+
+    /// So many percent; `None` above 100.
+    pub fn new(percent: u32) -> Option<Self> {
+        let percent = u8::try_from(percent).ok()?;
+        (u32::from(percent) <= Self::MAX).then_some(Self(percent))
+    }
+
+    /// 0-100.
+    pub fn percent(self) -> u32 {
+        self.0.into()
+    }
+}
+
 /// The signals of one instance; nothing where it has neither checks nor anything to say.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Signals(Option<Arc<Heard>>);

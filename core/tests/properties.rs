@@ -284,6 +284,10 @@ fn consistent(state: &State) -> Result<(), TestCaseError> {
     prop_assert_eq!(state.service_count(), state.services().len() - idle);
     prop_assert_eq!(state.instance_count(), generations.len());
     let indexed: BTreeMap<_, _> = state.generations().map(|(g, name)| (g, name.clone())).collect();
+    for part in state.parts() {
+        let Part::Utilization { generation, .. } = part else { continue };
+        prop_assert!(generations.contains_key(&generation), "the figure of nobody");
+    }
     prop_assert_eq!(indexed, generations);
     prop_assert_eq!(state.held().iter().copied().collect::<BTreeSet<_>>(), held);
     prop_assert!(state.released().iter().all(|generation| state.held().contains(generation)));

@@ -197,7 +197,7 @@ fn batches_have_their_bounds_and_self_reports_theirs() {
     assert!(matches!(refused, Err(Rejection::InvalidBatch { .. })));
     let degraded = Some("x".repeat(limit::TEXT_BYTES + 1).into());
     let items = vec![SelfReport { generation: lease.generation, degraded }];
-    let report = ReportSelf { items, actor: node() };
+    let report = ReportSelf { items, figures: vec![], actor: node() };
     registry.send(Command::ReportSelf(report)).result.unwrap();
     let heard = registry.get("web/a").unwrap().signals.heard().unwrap();
     assert_eq!(heard.self_report.as_ref().unwrap().len(), limit::TEXT_BYTES);

@@ -163,5 +163,6 @@ fn report((handle, report): &(u64, HealthReport)) -> SelfReport {
         lease_handle: *handle,
         degraded: report.reason().is_some(),
         reason: report.reason().unwrap_or_default().to_owned(),
+        utilization_percent: report.percent(),
     }
 }

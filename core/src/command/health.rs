@@ -1,6 +1,6 @@
 //! Commands about health: what checkers found, who they are, and what owners say of themselves.
 
-use crate::{check::Opinion, name::Label, record::Actor};
+use crate::{check::Opinion, name::Label, record::Actor, signals::Utilization};
 use std::sync::Arc;
 
 /// Verdicts of checks. Each item stands for itself; none makes the batch fail.
@@ -56,11 +56,13 @@ pub struct SetCheckers {
     pub actor: Actor,
 }
 
-/// What owners say of themselves. Each item stands for itself.
+/// What owners say of themselves. Each item stands for itself. Items and figures together are 1-1,000.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReportSelf {
-    /// 1-1,000.
+    /// Who serves badly, or does no longer.
     pub items: Vec<SelfReport>,
+    /// How busy they are: makes neither an event nor a revision.
+    pub figures: Vec<Figure>,
     /// The node that heard it.
     pub actor: Actor,
 }
@@ -74,7 +76,16 @@ pub struct SelfReport {
     pub degraded: Option<Arc<str>>,
 }
 
-/// What became of one verdict.
+/// How busy one instance is, by its own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Figure {
+    /// Its generation.
+    pub generation: u64,
+    /// `None` = not told any more.
+    pub utilization: Option<Utilization>,
+}
+
+/// What became of one verdict, self-report or figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reported {
     /// It stands in the record.

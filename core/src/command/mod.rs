@@ -4,7 +4,9 @@
 
 mod health;
 
-pub use health::{Finding, ReportHealth, ReportSelf, Reported, SelfReport, SetCheckers, Source};
+pub use health::{
+    Figure, Finding, ReportHealth, ReportSelf, Reported, SelfReport, SetCheckers, Source,
+};
 
 use crate::{
     instance::{Spec, limit},

@@ -178,9 +178,11 @@ impl State {
     }
 
     pub(super) fn report_self(&mut self, report: &ReportSelf) -> Result<Done, Rejection> {
-        check_count(report.items.len())?;
-        let done = report.items.iter().map(|item| self.report_self_one(item, &report.actor));
-        Ok(Done::Reported(done.collect()))
+        check_count(report.items.len() + report.figures.len())?;
+        let items = report.items.iter().map(|item| self.report_self_one(item, &report.actor));
+        let mut done: Vec<Reported> = items.collect();
+        done.extend(report.figures.iter().map(|figure| self.take_figure(*figure)));
+        Ok(Done::Reported(done))
     }
 
     fn report_self_one(&mut self, item: &SelfReport, actor: &Actor) -> Reported {

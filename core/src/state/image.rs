@@ -5,11 +5,12 @@
 use super::{Protection, Remembered, Retired, Service, State};
 use crate::{
     checkers::Checkers,
-    command::RequestId,
+    command::{Figure, RequestId},
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Admin, Event, History, LeaseState, Record, Scope, Subject, Tombstone},
     secret::ClusterSecret,
+    signals::Utilization,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,6 +103,13 @@ pub enum Part {
         /// Held once, and released since.
         released: bool,
     },
+    /// How busy an instance is; after the instances.
+    Utilization {
+        /// Its generation.
+        generation: u64,
+        /// By its own word.
+        utilization: Utilization,
+    },
 }
 
 /// The counters of a state.
@@ -176,6 +184,7 @@ impl State {
             .chain(self.kept_parts())
             .chain(self.secret.map(Part::Secret))
             .chain(self.lease_parts())
+            .chain(self.utilization_parts())
     }
 
     fn service_parts(&self) -> impl Iterator<Item = Part> + '_ {
@@ -240,6 +249,15 @@ impl State {
         let named = self.checkers.epoch() > 0;
         let checkers = named.then(|| Part::Checkers(self.checkers.clone()));
         protections.chain(missed).chain(released).chain(checkers)
+    }
+
+    fn utilization_parts(&self) -> impl Iterator<Item = Part> + '_ {
+        self.utilization.values().flat_map(|figures| {
+            figures.iter().map(|(generation, utilization)| Part::Utilization {
+                generation: *generation,
+                utilization: *utilization,
+            })
+        })
     }
 }
 
@@ -330,7 +348,8 @@ impl Loader {
             | Part::Secret(_)
             | Part::Protection { .. }
             | Part::Checkers(_)
-            | Part::Lease { .. }) => self.kept(kept),
+            | Part::Lease { .. }
+            | Part::Utilization { .. }) => self.kept(kept),
         }
         Ok(())
     }
@@ -359,6 +378,10 @@ impl Loader {
                 if released {
                     state.released.insert(generation);
                 }
+            }
+            Part::Utilization { generation, utilization } => {
+                // One whose instance is not here belongs to nothing, and would never go.
+                state.take_figure(Figure { generation, utilization: Some(utilization) });
             }
             Part::Header(_)
             | Part::Event(_)

@@ -1,7 +1,7 @@
 //! The catalogue, and `apply`: its only writer. Total and deterministic: equal logs give equal states.
 //!
 //! `mod.rs` holds the data, the way in and the one place where a record is replaced;
-//! `register`, `remove`, `lease`, `health`, `admin`, `secret` hold what the commands mean, `aging` what time does, `image` the snapshot.
+//! `register`, `remove`, `lease`, `health`, `utilization`, `admin`, `secret` hold what the commands mean, `aging` what time does, `image` the snapshot.
 
 mod admin;
 mod aging;
@@ -13,6 +13,7 @@ mod remove;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod utilization;
 
 pub use aging::Remembered;
 pub use image::{Damaged, Header, Loader, Part};
@@ -25,6 +26,7 @@ use crate::{
     policy::Policy,
     record::{Actor, Admin, Event, LeaseState, Reason, Record, Scope, Status, Subject, Tombstone},
     secret::ClusterSecret,
+    signals::Utilization,
 };
 use aging::Aging;
 use imbl::{OrdMap, OrdSet, Vector};
@@ -130,6 +132,8 @@ pub struct State {
     floor: u64,
     requests: OrdMap<crate::command::RequestId, Arc<Remembered>>,
     secret: Option<ClusterSecret>,
+    /// How busy instances are, by generation: in no record, revision or hash.
+    utilization: OrdMap<ServiceName, OrdMap<u64, Utilization>>,
     aging: Aging,
     journal: Vector<Arc<Event>>,
     journal_limit: usize,
@@ -164,6 +168,7 @@ impl State {
             floor: 0,
             requests: OrdMap::new(),
             secret: None,
+            utilization: OrdMap::new(),
             aging: Aging::default(),
             journal: Vector::new(),
             journal_limit: journal_limit.max(1),
@@ -362,6 +367,8 @@ impl State {
         self.checkers = Arc::new(Checkers::new(epoch, self.checkers.nodes().to_vec()));
         // How long a lease had left when the backup was made says nothing now.
         self.checkpoints.clear();
+        // Nor does how busy an instance was then.
+        self.utilization.clear();
         let services: Vec<Arc<Service>> = self.services.values().cloned().collect();
         for service in services {
             if service.is_idle() {
@@ -412,6 +419,9 @@ impl State {
             self.unlist(old, &mut service);
             if new.as_ref().is_none_or(|new| !new.is_held_as(old.generation)) {
                 self.released.remove(&old.generation);
+            }
+            if new.as_ref().is_none_or(|new| new.generation != old.generation) {
+                self.set_utilization(&old.name.service, old.generation, None);
             }
         }
         if let Some(new) = new {

@@ -6,7 +6,7 @@ use rollcall_core::{
     check::{Opinion, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        ExpireLeases, Expired, Expiry, Figure, Finding, LeaseCheckpoint, ProtectionChange,
         PutServicePolicy, Register, Registration, ReportHealth, ReportSelf, Reported, RequestId,
         SelfReport, SetAdminState, SetCheckers, SetProtection, Source,
     },
@@ -14,6 +14,7 @@ use rollcall_core::{
     name::{InstanceName, Label, ServiceName},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
+    signals::Utilization,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -269,8 +270,11 @@ impl Step {
             Input::Report(found) => self.report(found, state),
             Input::Say(name, which, bad) => {
                 let degraded = bad.then(|| "busy".into());
-                let items = vec![SelfReport { generation: which.of(*name, state).0, degraded }];
-                Command::ReportSelf(ReportSelf { items, actor })
+                let generation = which.of(*name, state).0;
+                let items = vec![SelfReport { generation, degraded }];
+                let utilization = Utilization::new(50 * u32::from(*bad));
+                let figures = vec![Figure { generation, utilization }];
+                Command::ReportSelf(ReportSelf { items, figures, actor })
             }
             Input::Checkers(nodes, next) => {
                 let epoch = state.checkers().epoch() + u64::from(*next);

@@ -6,13 +6,14 @@ use rollcall_core::{
     check::{Opinion, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        ExpireLeases, Expired, Expiry, Figure, Finding, LeaseCheckpoint, ProtectionChange,
         PutServicePolicy, Register, Registration, ReportHealth, ReportSelf, Reported, SelfReport,
         SetAdminState, SetCheckers, SetProtection, Source,
     },
     name::{InstanceName, Label},
     policy::Policy,
     record::{AdminState, Event, LeaseState, Reason, Record, Scope, Subject},
+    signals::Utilization,
     state::{Loader, Retired},
 };
 use std::{fmt::Write as _, sync::Arc};
@@ -257,13 +258,17 @@ impl Stage {
         self.send(Command::ReportHealth(ReportHealth { source, items, actor }))
     }
 
-    /// `says NAME|GENERATION [degraded=WHY]`
+    /// `says NAME|GENERATION [degraded=WHY] [busy=PERCENT]`
     fn says(&mut self, words: &mut Words<'_>) -> String {
         let (generation, _) = self.lease(words);
         let degraded = words.value("degraded").map(Into::into);
         let items = vec![SelfReport { generation, degraded }];
+        let figures = match words.number("busy") {
+            Some(percent) => vec![Figure { generation, utilization: Utilization::new(percent) }],
+            None => Vec::new(),
+        };
         let actor = words.actor("registry:n1");
-        self.send(Command::ReportSelf(ReportSelf { items, actor }))
+        self.send(Command::ReportSelf(ReportSelf { items, figures, actor }))
     }
 
     /// `missed NAME remaining=3s`, `cleared NAME`
@@ -454,6 +459,9 @@ impl Stage {
         let heard = record.signals.heard();
         if let Some(why) = heard.and_then(|heard| heard.self_report.as_ref()) {
             let _ = writeln!(out, "  says of itself: {why}");
+        }
+        if let Some(busy) = self.state.utilization(record) {
+            let _ = writeln!(out, "  says it is {} % busy", busy.percent());
         }
         if let Some(since) = heard.and_then(|heard| heard.unhealthy_since) {
             let _ = writeln!(out, "  unhealthy since revision {since}");

@@ -28,8 +28,8 @@ pub use read::{
 };
 pub use spec::spec;
 pub use write::{
-    AddMember, Admission, add_member, check_beat, delete_policy, deregister, put_policy, register,
-    release_protection, required_service, set_admin_state,
+    AddMember, Admission, OwnWord, add_member, check_beat, delete_policy, deregister, put_policy,
+    register, release_protection, required_service, set_admin_state,
 };
 
 /// Most handles in one heartbeat message, both lists together.

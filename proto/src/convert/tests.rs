@@ -10,6 +10,7 @@ use rollcall_core::{
     name::{Label, ServiceName},
     query::{Filter, HealthFilter},
     record::{Actor, AdminState, Reason, Scope},
+    signals::Utilization,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -319,7 +320,9 @@ fn a_heartbeat_message_is_bounded() {
         lease_handle: 7,
         degraded,
         reason: reason.into(),
+        utilization_percent: None,
     };
+    let busy = |percent| v1::SelfReport { utilization_percent: Some(percent), ..report(false, "") };
     let says = |self_reports| {
         let mut beat = v1::StreamHeartbeatsRequest { self_reports, ..beat(1, 0) };
         check_beat(&mut beat)
@@ -329,6 +332,14 @@ fn a_heartbeat_message_is_bounded() {
     assert_eq!(degraded, [Some("full"), None]);
     assert_eq!(fields(says(vec![report(true, "a\n")])), ["self_reports[0].reason"]);
     assert_eq!(fields(says(vec![report(true, ""); 1_001])), ["self_reports"]);
+    let read = says(vec![report(false, ""), busy(0), busy(100)]).unwrap();
+    let percent = |item: &OwnWord| item.utilization.map(Utilization::percent);
+    assert_eq!(read.iter().map(percent).collect::<Vec<_>>(), [None, Some(0), Some(100)]);
+    let refused = fields(says(vec![busy(100), busy(101), busy(u32::MAX)]));
+    assert_eq!(
+        refused,
+        ["self_reports[1].utilization_percent", "self_reports[2].utilization_percent"]
+    );
 }
 
 fn resolve() -> v1::ResolveRequest {

@@ -10,12 +10,13 @@ use crate::v1;
 use rollcall_core::{
     command::{
         DeleteServicePolicy, Deregister, Deregistration, ProtectionChange, PutServicePolicy,
-        Register, Registration, RequestId, SelfReport, SetAdminState, SetProtection,
+        Register, Registration, RequestId, SetAdminState, SetProtection,
     },
     instance::limit,
     name::{ServiceName, parse_text, shown},
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
+    signals::Utilization,
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -254,8 +255,19 @@ pub fn add_member(request: &v1::AddMemberRequest) -> Result<AddMember, Refused> 
     problems.finish(peer.map(|peer| AddMember { peer, replace, learner: request.learner }))
 }
 
+/// What an owner says of one of its instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnWord {
+    /// Its lease handle, which is its generation.
+    pub handle: u64,
+    /// Why it serves badly; `None` = it does not.
+    pub degraded: Option<Arc<str>>,
+    /// How busy it is; `None` = not told.
+    pub utilization: Option<Utilization>,
+}
+
 /// Checks the bounds of one heartbeat message, and takes out what owners say of themselves.
-pub fn check_beat(beat: &mut v1::StreamHeartbeatsRequest) -> Result<Vec<SelfReport>, Refused> {
+pub fn check_beat(beat: &mut v1::StreamHeartbeatsRequest) -> Result<Vec<OwnWord>, Refused> {
     let mut problems = Problems::default();
     let handles = beat.alive_handles.len() + beat.release_handles.len();
     let bounded = problems.count("alive_handles", handles, 0, HANDLES);
@@ -266,12 +278,21 @@ pub fn check_beat(beat: &mut v1::StreamHeartbeatsRequest) -> Result<Vec<SelfRepo
     problems.finish(bounded.and(reports))
 }
 
-fn read_self_report(problems: &mut Problems, report: v1::SelfReport) -> Option<SelfReport> {
-    let reason = read_reason(&report.reason, problems)?;
-    Some(SelfReport {
-        generation: report.lease_handle,
-        degraded: report.degraded.then_some(reason),
-    })
+fn read_self_report(problems: &mut Problems, report: v1::SelfReport) -> Option<OwnWord> {
+    let reason = read_reason(&report.reason, problems);
+    let utilization = match report.utilization_percent {
+        None => Some(None),
+        Some(percent) => {
+            let utilization = Utilization::new(percent);
+            if utilization.is_none() {
+                let problem = format!("{percent}: 0 to {} are allowed", Utilization::MAX);
+                problems.add("utilization_percent", problem);
+            }
+            utilization.map(Some)
+        }
+    };
+    let degraded = report.degraded.then_some(reason?);
+    Some(OwnWord { handle: report.lease_handle, degraded, utilization: utilization? })
 }
 
 /// The service that a request must name, in the field `service`.

@@ -6,7 +6,7 @@ use rollcall_core::{
     check::{Check, Checks, CodeRange, HttpProbe, Method, Opinion, Probe, Verdict},
     command::{
         DeleteServicePolicy, Deregister, Deregistration, Done, EvictInstances, Eviction,
-        ExpireLeases, Expired, Expiry, Finding, LeaseCheckpoint, ProtectionChange,
+        ExpireLeases, Expired, Expiry, Figure, Finding, LeaseCheckpoint, ProtectionChange,
         PutServicePolicy, Quota, Register, Registered, Registration, ReportHealth, ReportSelf,
         Reported, RequestId, SelfReport, SetAdminState, SetCheckers, SetProtection, Source,
     },
@@ -15,6 +15,7 @@ use rollcall_core::{
     policy::Policy,
     record::{Actor, AdminState, Reason, Scope},
     secret::ClusterSecret,
+    signals::Utilization,
 };
 use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -174,13 +175,19 @@ fn health_commands() -> impl Strategy<Value = Command> {
     ];
     let own = (generation(), option::of(text(100)))
         .prop_map(|(generation, degraded)| SelfReport { generation, degraded });
+    let busy =
+        (generation(), option::of(0..=Utilization::MAX)).prop_map(|(generation, percent)| Figure {
+            generation,
+            utilization: percent.and_then(Utilization::new),
+        });
     let nodes = prop_oneof![vec(1..3_u64, 0..3), vec(any::<u64>(), 0..5)];
     prop_oneof![
         4 => (source, vec(item, 0..5), actor()).prop_map(|(source, items, actor)| {
             Command::ReportHealth(ReportHealth { source, items, actor })
         }),
-        1 => (vec(own, 0..4), actor())
-            .prop_map(|(items, actor)| Command::ReportSelf(ReportSelf { items, actor })),
+        2 => (vec(own, 0..4), vec(busy, 0..4), actor()).prop_map(|(items, figures, actor)| {
+            Command::ReportSelf(ReportSelf { items, figures, actor })
+        }),
         1 => (0..4_u64, nodes, actor())
             .prop_map(|(epoch, nodes, actor)| {
                 Command::SetCheckers(SetCheckers { epoch, nodes, actor })

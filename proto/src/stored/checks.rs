@@ -8,8 +8,8 @@ use super::{
 use bytes::Bytes;
 use rollcall_core::{
     check::{Check, Checks, CodeRange, HttpProbe, Method, Opinion, Probe, Verdict},
-    command::{Finding, ReportHealth, ReportSelf, SelfReport, SetCheckers, Source},
-    signals::{Heard, Signals, Standing},
+    command::{Figure, Finding, ReportHealth, ReportSelf, SelfReport, SetCheckers, Source},
+    signals::{Heard, Signals, Standing, Utilization},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -250,9 +250,14 @@ pub(super) fn write_self_report(report: &ReportSelf) -> kind::ReportSelf {
         generation: item.generation,
         degraded: item.degraded.as_ref().map(|why| write_text(why)),
     };
+    let figure = |figure: &Figure| kind::report_self::Figure {
+        generation: figure.generation,
+        utilization_percent: figure.utilization.map(Utilization::percent),
+    };
     kind::ReportSelf {
         items: report.items.iter().map(item).collect(),
         actor: Some(write_actor(&report.actor)),
+        figures: report.figures.iter().map(figure).collect(),
     }
 }
 
@@ -261,8 +266,17 @@ pub(super) fn read_self_report(report: kind::ReportSelf, pool: &mut Pool) -> Rea
         let degraded = read_optional("degraded", item.degraded.as_ref())?;
         Ok(SelfReport { generation: item.generation, degraded })
     };
+    let figure = |figure: &kind::report_self::Figure| -> Read<Figure> {
+        let utilization = figure.utilization_percent.map(read_utilization).transpose()?;
+        Ok(Figure { generation: figure.generation, utilization })
+    };
     let items = report.items.iter().map(item).collect::<Read<_>>()?;
-    Ok(ReportSelf { items, actor: read_actor(report.actor, pool)? })
+    let figures = report.figures.iter().map(figure).collect::<Read<_>>()?;
+    Ok(ReportSelf { items, figures, actor: read_actor(report.actor, pool)? })
+}
+
+pub(super) fn read_utilization(percent: u32) -> Read<Utilization> {
+    Utilization::new(percent).ok_or(StoredError::Unknown { field: "utilization" })
 }
 
 pub(super) fn write_set_checkers(set: &SetCheckers) -> kind::SetCheckers {

@@ -2,7 +2,7 @@
 
 use super::{
     FORMAT, Pool, StoredError,
-    checks::{read_signals, write_signals},
+    checks::{read_signals, read_utilization, write_signals},
     open, outcome,
     values::{
         need, read_admin, read_event, read_health, read_name, read_policy, read_reason, read_scope,
@@ -169,6 +169,10 @@ fn write(part: &Part) -> wire::StatePart {
             remaining_ms: *remaining_ms,
             released: *released,
         }),
+        Part::Utilization { generation, utilization } => Wire::Utilization(part::Utilization {
+            generation: *generation,
+            percent: utilization.percent(),
+        }),
     };
     wire::StatePart { part: Some(part) }
 }
@@ -265,6 +269,10 @@ fn read(part: wire::StatePart, pool: &mut Pool) -> Result<Part, StoredError> {
             generation: lease.generation,
             remaining_ms: lease.remaining_ms,
             released: lease.released,
+        },
+        Wire::Utilization(figure) => Part::Utilization {
+            generation: figure.generation,
+            utilization: read_utilization(figure.percent)?,
         },
     })
 }

@@ -22,6 +22,8 @@ pub(super) const WATCH_INSTANCES: u32 = 5;
 pub struct Answer {
     /// The instances, encoded as a repeated field of `ResolveResponse`.
     pub instances: Bytes,
+    /// The same instances, for what is said of them with each call.
+    pub records: Arc<[Arc<Record>]>,
     /// Too few were routable.
     pub fail_open: bool,
 }
@@ -37,7 +39,7 @@ pub struct Key {
 
 impl Weigh for Answer {
     fn bytes(&self) -> usize {
-        self.instances.len()
+        self.instances.len() + self.records.len() * size_of::<Arc<Record>>()
     }
 }
 
@@ -59,6 +61,7 @@ fn encode(service: &Service, key: &Key) -> Answer {
     }
     Answer {
         instances: encode_instances(RESOLVE_INSTANCES, selection.records.iter()),
+        records: selection.records.into(),
         fail_open: selection.fail_open,
     }
 }

@@ -143,14 +143,27 @@ impl Api {
             read_metadata: Some(self.metadata(read, Some(&query.service))),
             ..Default::default()
         };
-        if query.known_service_revision == Some(state.service_revision(&query.service)) {
-            head.not_modified = true;
+        let known = query.known_service_revision == Some(state.service_revision(&query.service));
+        head.not_modified = known;
+        let figures = state.utilizations().get(&query.service);
+        if known && figures.is_none() {
             return Encoded::of(&head);
         }
         // An unknown service has no instances; that it is unknown is told by ListServices.
         let Some(service) = state.service(&query.service) else { return Encoded::of(&head) };
         let caller = query.locality.clone().unwrap_or_default();
         let answer = self.0.answers.of(service, Key { filter: query.filter.clone(), caller });
+        if let Some(figures) = figures {
+            // A figure has no revision: it is looked up with each call, and the instances stay shared.
+            let busy = answer.records.iter().filter_map(|record| {
+                let percent = Some(figures.get(&record.generation)?.percent());
+                Some(v1::InstanceUtilization { instance_id: record.name.id.to_string(), percent })
+            });
+            head.utilization = busy.collect();
+        }
+        if known {
+            return Encoded::of(&head);
+        }
         head.fail_open = answer.fail_open;
         Encoded { own: head.encode_to_vec().into(), shared: answer.instances }
     }
@@ -196,6 +209,8 @@ impl Api {
             checks: reports.checks,
             checker_node_id: reports.checker,
             outputs_problem: reports.problem,
+            utilization_percent: record
+                .and_then(|record| Some(state.utilization(record)?.percent())),
         };
         Ok(Encoded::of(&response))
     }

@@ -3,7 +3,7 @@
 //! Beats are taken when they arrive and acknowledged when the leader has, possibly out of order. A stream without a
 //! usable leader ends with NO_LEADER after 500 ms, so that its client goes elsewhere.
 
-use super::{Api, Place, status};
+use super::{Api, Place, said::Said, status};
 use crate::lease::{
     beat::{BeatAnswer, NotAcknowledged},
     table::Fence,
@@ -11,12 +11,11 @@ use crate::lease::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rollcall_core::{
     Command,
-    command::{Deregister, Deregistration, ReportSelf, SelfReport},
-    instance::limit::FINDINGS,
+    command::{Deregister, Deregistration, ReportSelf},
     record::Actor,
 };
 use rollcall_proto::{convert, error, v1};
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
@@ -47,8 +46,8 @@ pub(super) struct Heartbeats {
     leaving: Option<Instant>,
     /// This node has ended the stream.
     over: bool,
-    /// What owners say of themselves here and the catalogue does not say yet, by lease handle.
-    said: BTreeMap<u64, Option<Arc<str>>>,
+    /// What owners say of themselves here.
+    said: Said,
     /// When it is looked at again.
     say_at: Instant,
     /// Whose leases were renewed here and not released since, in order.
@@ -74,7 +73,7 @@ impl Heartbeats {
             leaderless: None,
             leaving: None,
             over: false,
-            said: BTreeMap::new(),
+            said: Said::default(),
             say_at: Instant::now(),
             handles: Vec::new(),
             _place: place,
@@ -154,10 +153,8 @@ impl Heartbeats {
 
     fn take(&mut self, mut message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
         let said = convert::check_beat(&mut message).map_err(error::of_invalid)?;
-        for report in said {
-            if self.said.len() < HANDLES || self.said.contains_key(&report.generation) {
-                self.said.insert(report.generation, report.degraded);
-            }
+        for word in said {
+            self.said.hear(word);
         }
         let sequence = message.sequence;
         self.know(&message.alive_handles, &message.release_handles);
@@ -183,24 +180,13 @@ impl Heartbeats {
     /// Proposes what owners say of themselves, where the catalogue says something else: at most once a second for a
     /// stream, and again until it stands there. An owner that changes its mind in between costs nothing.
     fn pass_on_self_reports(&mut self) {
-        self.say_at = Instant::now() + SAY;
-        let seen = self.api.view().seen();
-        self.said.retain(|handle, degraded| {
-            let record = seen.state.by_generation(*handle);
-            record.is_some_and(|record| {
-                let heard = record.signals.heard();
-                heard.and_then(|heard| heard.self_report.as_ref()) != degraded.as_ref()
-            })
-        });
-        let report = |(handle, degraded): (&u64, &Option<Arc<str>>)| SelfReport {
-            generation: *handle,
-            degraded: degraded.clone(),
-        };
-        let items: Vec<SelfReport> = self.said.iter().map(report).take(FINDINGS).collect();
-        if items.is_empty() {
+        let now = Instant::now();
+        self.say_at = now + SAY;
+        let (items, figures) = self.said.due(&self.api.view().seen().state, now);
+        if items.is_empty() && figures.is_empty() {
             return;
         }
-        let report = ReportSelf { items, actor: Actor::Owner(self.from.as_str().into()) };
+        let report = ReportSelf { items, figures, actor: Actor::Owner(self.from.as_str().into()) };
         let replica = self.api.replica().clone();
         self.running.push(Box::pin(async move {
             // What came to nothing is looked at again with the next second.

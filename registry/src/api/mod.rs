@@ -1,6 +1,6 @@
 //! The public gRPC API: four services over one replica and one view.
 //!
-//! * `registration`, `heartbeat`: instances speak
+//! * `registration`, `heartbeat`, `said`: instances speak
 //! * `discovery`, `watch`, `answer`, `read`: callers ask
 //! * `journal`, `admin`: operators look and act
 //! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
@@ -19,6 +19,7 @@ pub mod journal;
 mod kept;
 pub mod read;
 pub mod registration;
+mod said;
 pub mod serve;
 pub mod status;
 pub mod watch;

@@ -54,15 +54,21 @@ impl Beating {
 
     /// Says of one instance that it serves badly, or with `None` that it does not any more.
     pub async fn say(&mut self, handle: u64, degraded: Option<&str>) {
-        self.sequence += 1;
         let report = v1::SelfReport {
             lease_handle: handle,
             degraded: degraded.is_some(),
             reason: degraded.unwrap_or_default().into(),
+            ..Default::default()
         };
+        self.report(report).await;
+    }
+
+    /// Says what an owner can say of one instance.
+    pub async fn report(&mut self, report: v1::SelfReport) {
+        self.sequence += 1;
         let message = v1::StreamHeartbeatsRequest {
             sequence: self.sequence,
-            alive_handles: vec![handle],
+            alive_handles: vec![report.lease_handle],
             self_reports: vec![report],
             ..Default::default()
         };

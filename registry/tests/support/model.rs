@@ -32,6 +32,8 @@ pub struct Model {
     pub token: Vec<u8>,
     pub complete: bool,
     pub leader_known: bool,
+    /// What bookmarks told last of each instance.
+    pub busy: BTreeMap<(String, String), Option<u32>>,
     pub snapshots: usize,
     pub deltas: usize,
     pub bookmarks: usize,
@@ -85,6 +87,7 @@ impl Model {
             token: Vec::new(),
             complete: false,
             leader_known: false,
+            busy: BTreeMap::new(),
             snapshots: 0,
             deltas: 0,
             bookmarks: 0,
@@ -159,6 +162,12 @@ impl Model {
             self.bookmarks += 1;
             self.complete |= bookmark.initial_state_complete;
             self.leader_known = bookmark.leader_known;
+            for service in bookmark.utilization {
+                let name = service.service.expect("a service").service;
+                for figure in service.instances {
+                    self.busy.insert((name.clone(), figure.instance_id), figure.percent);
+                }
+            }
             return Ok(());
         }
         let name = name.expect("a service");

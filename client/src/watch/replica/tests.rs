@@ -204,8 +204,13 @@ fn a_revision_out_of_all_bounds_heals_with_the_next_bookmark_of_a_true_node() {
     replica.receive(message(u64::MAX, Event::Snapshot(lie)), now).unwrap();
     let later = now + Duration::from_secs(60);
     let staleness = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-    let told = Bookmark { staleness, leader_known: true, initial_state_complete: true };
-    let fault = replica.receive(message(5, Event::Bookmark(told)), later).unwrap_err();
+    let told = Bookmark {
+        staleness,
+        leader_known: true,
+        initial_state_complete: true,
+        ..Default::default()
+    };
+    let fault = replica.receive(message(5, Event::Bookmark(told.clone())), later).unwrap_err();
     assert_eq!(fault, Fault::OtherHistory);
     replica.spoil(&fault);
     assert!(replica.begin().is_empty());
@@ -260,7 +265,7 @@ fn hostile() -> impl Strategy<Value = v1::WatchResponse> {
         4 => (any::<bool>(), any::<bool>(), any::<i64>(), any::<i32>(), any::<bool>()).prop_map(
             |(leader_known, initial_state_complete, seconds, nanos, known)| {
                 let staleness = known.then_some(prost_types::Duration { seconds, nanos });
-                let bookmark = Bookmark { staleness, leader_known, initial_state_complete };
+                let bookmark = Bookmark { staleness, leader_known, initial_state_complete, ..Default::default() };
                 Some(Event::Bookmark(bookmark))
             }
         ),

@@ -6,6 +6,7 @@
 //! begins or ends, which touches services without changing their revision.
 
 use super::{
+    busy::Figures,
     delta::{Messenger, SeenService, missed},
     hub::{Dirty, Subscription, Target},
 };
@@ -89,6 +90,7 @@ pub struct Watcher {
     /// How each watched service was last sent. Of a pattern only those that exist.
     sent: BTreeMap<ServiceName, SeenService>,
     round: Option<Round>,
+    figures: Figures,
     /// Messages of the service at hand.
     outbox: VecDeque<Bytes>,
 }
@@ -113,6 +115,7 @@ impl Watcher {
             bookmark_at: Instant::now() + bookmark_every,
             sent: BTreeMap::new(),
             round: None,
+            figures: Figures::default(),
             outbox: VecDeque::new(),
         };
         let state = &seen.state;
@@ -296,6 +299,9 @@ impl Watcher {
         if let Some(round) = &mut self.round {
             round.told |= !messages.is_empty();
         }
+        if !messages.is_empty() {
+            self.figures.touch(&name);
+        }
         if self.is_pattern() && !now.exists() {
             self.sent.remove(&name);
         } else {
@@ -317,13 +323,18 @@ impl Watcher {
         None
     }
 
-    fn bookmark(&self, round: &Round) -> Encoded {
+    fn bookmark(&mut self, round: &Round) -> Encoded {
+        let target = self.subscription.target();
+        let state = &self.api.view().load().state;
+        let watched = |name: &ServiceName| target.covers(name);
+        let utilization = self.figures.due(state, watched, &self.filter, Instant::now());
         let now = self.api.host().clock.monotonic();
         let staleness = round.fresh.map(|at| now.saturating_sub(at));
         let bookmark = v1::watch_response::Bookmark {
             staleness: staleness.map(convert::duration),
             leader_known: self.api.freshness().leader_known,
             initial_state_complete: true,
+            utilization,
         };
         let message = v1::WatchResponse {
             revision: round.revision,

@@ -78,6 +78,9 @@ impl Story<'_> {
         if let Some(left) = &self.answer.admin_expires_in {
             lines.push(format!("Its admin state ends by itself in {}.", words::length(Some(left))));
         }
+        if let Some(percent) = self.answer.utilization_percent {
+            lines.push(format!("By its own word it is {percent} % busy."));
+        }
         lines
     }
 
@@ -243,9 +246,11 @@ mod tests {
                     Some(HealthStatus::Expired),
                 ),
             ],
+            utilization_percent: Some(70),
             ..v1::GetInstanceResponse::default()
         };
         let story = Story { name: &name, answer: &answer }.tell();
+        assert!(story.contains("\nBy its own word it is 70 % busy.\n"), "{story}");
         assert!(story.starts_with("web/web-1 is EXPIRED: its lease ran out"), "{story}");
         assert!(story.contains("It registered: absent -> HEALTHY (REGISTERED"), "{story}");
         let told =

@@ -144,6 +144,7 @@ impl Printer {
             staleness: now.staleness.map(words::wire_duration),
             leader_known: now.leader_known,
             initial_state_complete: now.complete,
+            ..Bookmark::default()
         };
         message(revision, None, Event::Bookmark(bookmark))
     }
