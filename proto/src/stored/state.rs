@@ -130,15 +130,11 @@ fn write(part: &Part) -> wire::StatePart {
             history: history.clone(),
             due_ms: *due_ms,
         }),
-        Part::Retired { generation, retired, due_ms } => {
-            use part::retired::Retired as Kind;
-            let retired = match retired {
-                Retired::Superseded(name) => Kind::Superseded(write_name(name)),
-                Retired::Deregistered(name) => Kind::Deregistered(write_name(name)),
-            };
-            let (generation, due_ms) = (*generation, *due_ms);
-            Wire::Retired(part::Retired { generation, retired: Some(retired), due_ms })
-        }
+        Part::Retired { generation, retired, due_ms } => Wire::Retired(part::Retired {
+            generation: *generation,
+            retired: Some(write_retired(retired)),
+            due_ms: *due_ms,
+        }),
         Part::Override { name, admin } => Wire::Override(part::Override {
             name: Some(write_name(name)),
             admin: Some(write_admin(admin)),
@@ -175,6 +171,14 @@ fn write(part: &Part) -> wire::StatePart {
         }),
     };
     wire::StatePart { part: Some(part) }
+}
+
+fn write_retired(retired: &Retired) -> part::retired::Retired {
+    use part::retired::Retired as Kind;
+    match retired {
+        Retired::Superseded(name) => Kind::Superseded(write_name(name)),
+        Retired::Deregistered(name) => Kind::Deregistered(write_name(name)),
+    }
 }
 
 fn write_instance(record: &Record, history: &[u64]) -> part::Instance {

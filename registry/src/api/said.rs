@@ -156,9 +156,9 @@ mod tests {
     fn small_changes_of_a_figure_are_kept_back_and_those_that_add_up_are_not() {
         let (mut said, mut state, start) = (Said::default(), instances(1), Instant::now());
         let mut told = Vec::new();
-        for (i, percent) in (50..=75).enumerate() {
+        for (i, percent) in (0..).zip(50..=75) {
             said.hear(word(1, None, Some(percent)));
-            told.extend(pass(&mut said, &mut state, start + FIGURE_EVERY * i as u32));
+            told.extend(pass(&mut said, &mut state, start + FIGURE_EVERY * i));
         }
         assert_eq!(told, [(1, Some(50)), (1, Some(60)), (1, Some(70))]);
         said.hear(word(1, None, None));
