@@ -166,18 +166,16 @@ impl Node {
             Checks::new(replica.clone(), view.clone(), host.clone(), options.check, bound);
         leases.set_quick(Arc::new(checks.clone()));
         let hub = Hub::new(options.api.watches, view.seen());
-        {
-            let hub = hub.clone();
-            let hub = Box::new(move |published: &Published| hub.follow(published));
-            view.follow(vec![leases.follower(), checks.follower(), hub]);
-        }
+        let following = hub.clone();
+        let following = Box::new(move |published: &Published| following.follow(published));
+        view.follow(vec![leases.follower(), checks.follower(), following]);
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
         let peers =
             Routes::new(relay).add_service(CheckPeerServer::new(CheckServer(checks.clone())));
         replica.serve_peers(sockets.peer, peers);
         let dns =
-            Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone());
-        let dns = dns.map_err(NodeError::Dns)?;
+            Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone())
+                .map_err(NodeError::Dns)?;
         let (draining, marking) = (CancellationToken::new(), hub.clone().run());
         let parts = Parts { replica: replica.clone(), view, leases, checks, hub, host };
         let api = Api::new(parts, options.api, draining.clone());

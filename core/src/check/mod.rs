@@ -1,6 +1,6 @@
 //! What the registry is to test about an instance, and how often: a check, as its owner or a policy declares it.
 //!
-//! [`Judge`] turns results into verdicts; [`crate::record::Signals`] is what the catalogue keeps of them. The probes
+//! [`Judge`] turns results into verdicts; [`crate::signals::Signals`] is what the catalogue keeps of them. The probes
 //! themselves, which need sockets and a clock, are not here.
 
 mod judge;

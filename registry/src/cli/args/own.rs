@@ -33,7 +33,7 @@ pub struct SpecArgs {
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = values::metadata)]
     pub metadata: Vec<MetadataPair>,
 
-    /// What the registry shall test: tcp, http:PATH or grpc[:SERVICE], then, behind commas, any of
+    /// What the registry shall test: tcp, http:PATH or grpc or grpc:SERVICE, then, behind commas, any of
     /// interval=1s, timeout=500ms, rise=1, fall=2, endpoint=NAME, id=NAME, tls, advisory; may be
     /// repeated
     #[arg(long = "check", value_name = "CHECK", value_parser = values::check)]
