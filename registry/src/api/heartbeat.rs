@@ -111,7 +111,7 @@ impl Heartbeats {
                             return Some(Err(status));
                         }
                     }
-                    // A client that ends its side: its leases run on until they run out.
+                    // A client that ends its side, or one that is gone: tonic tells a cancelled stream like this.
                     Ok(None) => self.ended = true,
                     // What cannot be read is refused; one that is cut off does not hear it.
                     Err(status) => return Some(Err(status::dressed(status.clone()).unwrap_or(status))),
@@ -199,9 +199,10 @@ impl Heartbeats {
 }
 
 impl Drop for Heartbeats {
-    /// A stream that ends without a word of either side broke, as when its process was killed.
+    /// A stream that ends without a word of this node broke, as when its process was killed. An end by the client itself
+    /// cannot be told from that; where its instances live, the probes that follow say so. A goodbye leaves no handle.
     fn drop(&mut self) {
-        let meant = self.ended || self.over || self.leaving.is_some() || self.api.is_draining();
+        let meant = self.over || self.leaving.is_some() || self.api.is_draining();
         if !meant {
             self.api.leases().stream_broken(std::mem::take(&mut self.handles));
         }

@@ -31,7 +31,8 @@ fn resolve_prints_instances_as_a_table_and_as_the_message_of_the_api() {
     assert!(table.err.is_empty() && !table.out.contains('\u{1b}'), "{table:?}");
 
     let answer = registry.json(&["resolve", "web"]);
-    assert_eq!(keys(&answer), ["read_metadata", "not_modified", "fail_open", "instances"]);
+    let expected = ["read_metadata", "not_modified", "fail_open", "instances", "utilization"];
+    assert_eq!(keys(&answer), expected);
     let read = &answer["read_metadata"];
     assert_eq!(read["node_id"], registry.ready["nodes"][0]["node_id"]);
     assert_eq!((&read["revision"], &read["leader_known"]), (&json!(2), &json!(true)));
@@ -98,7 +99,7 @@ fn why_tells_who_did_what_also_after_the_end() {
     told.shows(&["ends by itself in ", "What to do: `rollcall enable web/web-1`"]);
     let answer = registry.json(&["why", "web/web-1"]);
     let expected = ["read_metadata", "instance", "events", "admin_expires_in"];
-    let of_checks = ["checks", "checker_node_id", "outputs_problem"];
+    let of_checks = ["checks", "checker_node_id", "outputs_problem", "utilization_percent"];
     assert_eq!(keys(&answer), [&expected[..], &of_checks].concat());
     assert_eq!(answer["events"][1]["reason"], "ADMIN_SET");
     assert_eq!(answer["events"][1]["instance"]["instance_id"], "web-1");

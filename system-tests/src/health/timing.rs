@@ -26,7 +26,7 @@ const STOP: usize = 1;
 const SILENCE: usize = 2;
 const BARE_SILENCE: usize = 3;
 const CODE: usize = 4;
-const BALLAST: u16 = 20;
+const BALLAST: u16 = 200;
 /// Longest wait for one of them to be gone.
 const GONE: Duration = Duration::from_secs(20);
 /// What a phase is drawn from, ms: two primes that no interval here divides.
@@ -84,12 +84,14 @@ pub(crate) fn play(stage: &mut Stage) -> Checked {
     check(late.is_empty(), || late.join("\n"))
 }
 
-/// Instances that live on: the few that die shall not look like mass death, which is held back.
+/// Instances that live on: the few that die shall look neither like mass death, which is held back, nor like a checker
+/// that sees nobody any more.
 fn ballast(stage: &Stage, cluster: &Cluster, home: &Namespace) -> Checked<Program> {
     let ip = home.address.parse()?;
     let targets: Vec<_> = (0..BALLAST).map(|n| SocketAddr::new(ip, 20_000 + n)).collect();
-    let plan =
-        Plan { targets, ..Plan::single(&cluster.grpc(), SocketAddr::new(ip, 20_000), Check::None) };
+    let mut plan = Plan::single(&cluster.grpc(), targets[0], Check::Tcp);
+    plan.listen.clone_from(&targets);
+    plan.targets = targets;
     plan.start(stage, "ballast", None)
 }
 
