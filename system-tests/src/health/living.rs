@@ -21,6 +21,9 @@ const PORTS: u16 = 50;
 const INSTANCES: usize = HOMES * ADDRESSES * PORTS as usize;
 /// How long trouble lasts.
 const TROUBLE: Duration = Duration::from_secs(30);
+/// A lost SYN is sent again after a second, which is longer than the timeout of a probe: one in twenty fails, and of the
+/// 15,000 in that time some two have two more failures behind them. Those are unhealthy until they pass again.
+const LOSSY_MAX: usize = 12;
 /// Longer than any verdict or lease takes.
 const AFTERMATH: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_secs(5);
@@ -76,16 +79,19 @@ impl Scene {
         Ok(Self { machines, cluster, observer, addresses, _fleets: fleets })
     }
 
-    /// Nobody but these was taken out, and all the others take traffic.
-    fn close(&self, stage: &Stage, silenced: &BTreeSet<String>) -> Checked {
-        let harmed = self.observer.taken_out(silenced);
+    /// Nobody but these was struck off, at most so many failed their checks for a while, and all others take traffic.
+    fn close(&self, stage: &Stage, silenced: &BTreeSet<String>, unhealthy_max: usize) -> Checked {
+        let struck_off = self.observer.struck_off(silenced);
+        let unhealthy = self.observer.unhealthy(silenced);
         stage.note(&format!(
-            "{INSTANCES} living instances, {} taken out, {} take traffic",
-            harmed.len(),
+            "{INSTANCES} living instances, {} expired or evicted, {} unhealthy for a while, {} take traffic",
+            struck_off.len(),
+            unhealthy.len(),
             self.observer.routable(),
         ));
-        let some = harmed.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
-        check(harmed.is_empty(), || format!("{} were taken out:\n{some}", harmed.len()))?;
+        let some = |all: &[String]| all.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        check(struck_off.is_empty(), || format!("struck off:\n{}", some(&struck_off)))?;
+        check(unhealthy.len() <= unhealthy_max, || format!("unhealthy:\n{}", some(&unhealthy)))?;
         self.observer.until_routable(INSTANCES, LISTED)
     }
 }
@@ -97,7 +103,7 @@ pub(crate) fn cut(stage: &mut Stage) -> Checked {
     sleep(TROUBLE);
     scene.machines[SERVERS - 1].heal()?;
     sleep(AFTERMATH);
-    scene.close(stage, &BTreeSet::new())
+    scene.close(stage, &BTreeSet::new(), 0)
 }
 
 /// The leader hangs.
@@ -110,7 +116,7 @@ pub(crate) fn paused(stage: &mut Stage) -> Checked {
         scene.cluster.servers[leader].program()?.resume()?;
         sleep(AFTERMATH);
     }
-    scene.close(stage, &BTreeSet::new())
+    scene.close(stage, &BTreeSet::new(), 0)
 }
 
 /// Leaders die again and again; each time one instance falls silent, and is gone in time.
@@ -148,7 +154,7 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
         times[0],
     ));
     check(last <= bound, || format!("too late: {times:.2?}"))?;
-    scene.close(stage, &silenced)
+    scene.close(stage, &silenced, 0)
 }
 
 /// Every twentieth packet to a server is lost.
@@ -162,5 +168,5 @@ pub(crate) fn lossy(stage: &mut Stage) -> Checked {
         server.heal()?;
     }
     sleep(AFTERMATH);
-    scene.close(stage, &BTreeSet::new())
+    scene.close(stage, &BTreeSet::new(), LOSSY_MAX)
 }

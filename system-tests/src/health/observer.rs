@@ -99,15 +99,22 @@ impl Observer {
         lock(&self.seen).protected
     }
 
-    /// Instances that were taken out for one of these reasons, `except` left out, each with the reason.
-    pub(crate) fn taken_out(&self, except: &BTreeSet<String>) -> Vec<String> {
-        let harm = |event: &v1::Event| {
+    /// Instances that expired or were evicted, `except` left out, each with the reason.
+    pub(crate) fn struck_off(&self, except: &BTreeSet<String>) -> Vec<String> {
+        self.told(except, |event| {
+            matches!(event.reason(), v1::EventReason::LeaseExpired | v1::EventReason::Evicted)
+        })
+    }
+
+    /// Instances whose checks failed, for a while or for good.
+    pub(crate) fn unhealthy(&self, except: &BTreeSet<String>) -> Vec<String> {
+        self.told(except, |event| {
             let to = event.to_status.as_ref().map(v1::InstanceStatus::health_status);
-            match event.reason() {
-                v1::EventReason::LeaseExpired | v1::EventReason::Evicted => true,
-                _ => to == Some(v1::HealthStatus::Unhealthy),
-            }
-        };
+            to == Some(v1::HealthStatus::Unhealthy)
+        })
+    }
+
+    fn told(&self, except: &BTreeSet<String>, harm: impl Fn(&v1::Event) -> bool) -> Vec<String> {
         let seen = lock(&self.seen);
         let all = seen.events.iter().filter(|event| harm(event)).filter_map(|event| {
             let v1::event::Subject::Instance(name) = event.subject.as_ref()? else { return None };
