@@ -66,9 +66,9 @@ async fn own(setup: &Setup, owner: usize, boot: u32) -> turmoil::Result {
         }
         // Towards the end everybody is back at work: what was let go of is taken up again.
         let calm = now() > setup.plan.length;
-        if now() >= next || calm {
+        if now() >= next && !calm {
             let some = dice.random_range(0..slots.len());
-            act(setup, owner, &client, &mut slots[some], calm, &mut dice).await?;
+            act(setup, owner, &client, &mut slots[some], &mut dice).await?;
             next = now() + Duration::from_millis(dice.random_range(300..4_000));
         }
         if calm {
@@ -116,7 +116,6 @@ async fn act(
     owner: usize,
     client: &Client,
     slot: &mut Slot,
-    calm: bool,
     dice: &mut SmallRng,
 ) -> Result<(), rollcall_client::Error> {
     let Some(guard) = &slot.guard else {
@@ -129,21 +128,19 @@ async fn act(
         1 => AdminState::Maintenance,
         _ => AdminState::Enabled,
     };
-    let state = if calm { AdminState::Enabled } else { state };
     // What comes of it is of no importance: the states of instances are judged by the nodes' history.
     match dice.random_range(0..6) {
         0..=3 => drop(guard.set_admin_state(state, "owner").await),
-        4 if !calm => {
+        4 => {
             forget(setup, &name);
             if let Some(guard) = slot.guard.take() {
                 let _ = guard.deregister().await;
             }
         }
-        5 if !calm => {
+        _ => {
             forget(setup, &name);
             drop(slot.guard.take());
         }
-        _ => {}
     }
     slot.was_registered = slot.was_registered && slot.guard.is_some();
     Ok(())
