@@ -26,6 +26,8 @@ const STOP: usize = 1;
 const SILENCE: usize = 2;
 const BARE_SILENCE: usize = 3;
 const CODE: usize = 4;
+/// A crash is mostly seen by the break of its stream: longest median.
+const CRASH: Duration = Duration::from_millis(1_500);
 const BALLAST: u16 = 200;
 /// Longest wait for one of them to be gone.
 const GONE: Duration = Duration::from_secs(20);
@@ -43,7 +45,8 @@ impl Way {
         // An interval has a jitter of 5 %.
         let probes = INTERVAL.mul_f64(1.05) * FALL;
         match at {
-            KILL => (Duration::ZERO, Duration::from_millis(1_500)),
+            // Where the break of its stream is not seen, the probes find it.
+            KILL => (Duration::ZERO, probes + MARGIN),
             // A beat may be as old as its jittered pace when it is the last one.
             BARE_SILENCE => (TTL - (TTL / 3).mul_f64(1.2), TTL + MARGIN),
             CODE => (INTERVAL, probes + MARGIN),
@@ -77,7 +80,8 @@ pub(crate) fn play(stage: &mut Stage) -> Checked {
             all[all.len() / 2],
             all.len(),
         ));
-        if low < shortest || high > longest {
+        let is_slow = at == KILL && all[all.len() / 2] > CRASH;
+        if low < shortest || high > longest || is_slow {
             late.push(format!("{}: {all:.2?}", way.name));
         }
     }
