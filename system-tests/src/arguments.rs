@@ -1,13 +1,16 @@
 //! The command line of this program.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How it is called.
-pub(crate) const USAGE: &str = "usage: rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict] [--rounds N]\n\
+pub(crate) const USAGE: &str = "usage: rollcall-system-tests dns|health|network|all|TEXT [--rollcall PATH] [--strict] [--rounds N] [--within SECONDS]\n\
      \x20      rollcall-system-tests --list";
 
 /// Rounds where nobody asks for more: enough to see that it works.
 const ROUNDS: u32 = 3;
+/// Time where nobody names one.
+const WITHIN: Duration = Duration::from_secs(4 * 3_600);
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub(crate) struct Arguments {
     pub(crate) strict: bool,
     /// How often that which is measured is repeated.
     pub(crate) rounds: u32,
+    /// What is not done by then has failed.
+    pub(crate) within: Duration,
 }
 
 impl Arguments {
@@ -47,7 +52,7 @@ impl Arguments {
     pub(crate) fn read(given: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut words, mut list, mut strict) = (Vec::new(), false, false);
         let mut rollcall = PathBuf::from("target/release/rollcall");
-        let mut rounds = ROUNDS;
+        let (mut rounds, mut within) = (ROUNDS, WITHIN);
         let mut given = given;
         while let Some(word) = given.next() {
             match word.as_str() {
@@ -59,6 +64,14 @@ impl Arguments {
                 "--rounds" => {
                     let text = given.next().ok_or("--rounds needs a number")?;
                     rounds = text.parse().map_err(|why| format!("--rounds {text}: {why}"))?;
+                    if rounds == 0 {
+                        return Err("--rounds 0: there must be one".to_owned());
+                    }
+                }
+                "--within" => {
+                    let text = given.next().ok_or("--within needs seconds")?;
+                    let seconds = text.parse().map_err(|why| format!("--within {text}: {why}"))?;
+                    within = Duration::from_secs(seconds);
                 }
                 flag if flag.starts_with("--") => return Err(format!("{flag} is not known")),
                 _ => words.push(word),
@@ -73,7 +86,7 @@ impl Arguments {
             (false, [wanted]) => Order::Select(wanted.clone()),
             _ => return Err("name one topic, `all`, or a part of a case's name".to_owned()),
         };
-        Ok(Self { order, rollcall, strict, rounds })
+        Ok(Self { order, rollcall, strict, rounds, within })
     }
 }
 
@@ -89,9 +102,17 @@ mod tests {
     fn a_topic_a_list_or_nothing_that_makes_sense() {
         assert_eq!(order("dns --strict"), Ok(Order::Select("dns".into())));
         assert_eq!(order("--list"), Ok(Order::List));
-        for wrong in
-            ["", "dns health", "--frob dns", "dns --rollcall", "--list dns", "dns --rounds x"]
-        {
+        let wrong = [
+            "",
+            "dns health",
+            "--frob dns",
+            "dns --rollcall",
+            "--list dns",
+            "dns --rounds x",
+            "dns --rounds 0",
+            "dns --within soon",
+        ];
+        for wrong in wrong {
             assert!(order(wrong).is_err(), "{wrong}");
         }
     }

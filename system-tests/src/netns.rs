@@ -134,6 +134,12 @@ fn ip(arguments: &[&str]) -> Checked {
     output(installed("ip").args(arguments)).map(drop)
 }
 
+/// The names of all namespaces of this machine.
+pub(crate) fn marks() -> Vec<String> {
+    let entries = fs::read_dir(NAMES).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
 /// Removes every namespace that bears the mark. Their programs must have ended.
 pub(crate) fn sweep(mark: &str) -> Checked {
     for place in [NAMES, ETC] {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setrlimit};
@@ -16,32 +16,48 @@ use crate::stage::Stage;
 
 /// What the process of a case writes before a figure that is worth showing.
 pub(crate) const NOTE: &str = "note: ";
+/// Beginning of all marks; the runner's process id follows.
+const MARK: &str = "rc";
 const LOOK: Duration = Duration::from_millis(20);
 /// Cases of this topic run only when it is asked for.
 const LONG: &str = "long";
 /// Lines of each log that are shown when a case has failed.
 const TAIL: usize = 30;
 
+/// How cases are run.
+pub(crate) struct Run {
+    /// The binary under test.
+    pub(crate) rollcall: PathBuf,
+    /// A skipped case counts as failed.
+    pub(crate) strict: bool,
+    /// How often that which is measured is repeated.
+    pub(crate) rounds: u32,
+    /// What is not done by then has failed.
+    pub(crate) within: Duration,
+}
+
 /// Runs the cases of a topic, all of them, or those whose names contain `wanted`.
 #[expect(clippy::print_stdout, reason = "its report")]
-pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool, rounds: u32) -> ExitCode {
-    let Ok(rollcall) = rollcall.canonicalize() else {
-        println!("{} is not there: build it first, or give --rollcall PATH", rollcall.display());
+pub(crate) fn run(wanted: &str, how: &Run) -> ExitCode {
+    let Ok(rollcall) = how.rollcall.canonicalize() else {
+        let path = how.rollcall.display();
+        println!("{path} is not there: build it first, or give --rollcall PATH");
         return ExitCode::from(2);
     };
     raise_open_files();
-    let all = |case: &Case| wanted == "all" && case.topic != LONG;
-    let fits = |case: &&Case| all(case) || case.topic == wanted || case.name.contains(wanted);
+    sweep_the_dead();
+    let end = Instant::now() + how.within;
     let (mut passed, mut failed) = (0_u32, 0_u32);
-    for (at, case) in case::all().filter(fits).enumerate() {
+    for (at, case) in case::all().filter(|case| fits(case, wanted)).enumerate() {
         let title = format!("{}: {}", case.topic, case.name);
         if let Some(why) = missing(case.needs) {
             println!("skipped {title}: {why}");
-            failed += u32::from(strict);
+            failed += u32::from(how.strict);
             continue;
         }
         let begin = Instant::now();
-        let (ending, report) = one(case, &rollcall, at, rounds);
+        let left = end.saturating_duration_since(begin);
+        let (ending, report) = one(case, &rollcall, at, how.rounds, left);
         let took = begin.elapsed().as_secs_f64();
         match ending {
             Ok(()) => {
@@ -59,6 +75,15 @@ pub(crate) fn run(wanted: &str, rollcall: &Path, strict: bool, rounds: u32) -> E
     if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Whether a case is meant by a word: `all`, a topic, or a part of a name.
+fn fits(case: &Case, wanted: &str) -> bool {
+    if wanted == "all" {
+        return case.topic != LONG;
+    }
+    let is_topic = case::all().any(|case| case.topic == wanted);
+    if is_topic { case.topic == wanted } else { case.name.contains(wanted) }
+}
+
 /// Is the process of one case. The notes and the reason go to standard output, which the runner keeps.
 #[expect(clippy::print_stdout, reason = "read by the runner")]
 pub(crate) fn play(name: &str, mut stage: Stage) -> ExitCode {
@@ -66,6 +91,7 @@ pub(crate) fn play(name: &str, mut stage: Stage) -> ExitCode {
         println!("no case is called {name}");
         return ExitCode::from(2);
     };
+    end_with(rustix::process::getppid());
     match (case.play)(&mut stage) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -75,9 +101,42 @@ pub(crate) fn play(name: &str, mut stage: Stage) -> ExitCode {
     }
 }
 
+/// Ends this process and all that it has started as soon as its parent is another one: the runner was killed.
+fn end_with(parent: Option<Pid>) {
+    thread::spawn(move || {
+        while rustix::process::getppid() == parent {
+            sleep(LOOK);
+        }
+        let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
+    });
+}
+
+/// Removes the namespaces that runs which were killed have left.
+fn sweep_the_dead() {
+    for mark in netns::marks() {
+        let number = mark.strip_prefix(MARK).and_then(|rest| rest.split('-').next());
+        let Some(number) = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+        else {
+            continue;
+        };
+        if !Path::new("/proc").join(number).exists() {
+            let _ = netns::sweep(&format!("{MARK}{number}-"));
+        }
+    }
+}
+
 /// How a case ended, and what is worth showing of it.
-fn one(case: &Case, rollcall: &Path, at: usize, rounds: u32) -> (Result<(), String>, Vec<String>) {
-    let mark = format!("rc{}-{at}-", std::process::id());
+fn one(
+    case: &Case,
+    rollcall: &Path,
+    at: usize,
+    rounds: u32,
+    left: Duration,
+) -> (Result<(), String>, Vec<String>) {
+    if left.is_zero() {
+        return (Err("no time is left, see --within".to_owned()), Vec::new());
+    }
+    let mark = format!("{MARK}{}-{at}-", std::process::id());
     let directory = match tempfile::Builder::new().prefix(&mark).tempdir() {
         Ok(directory) => directory,
         Err(error) => return (Err(format!("make a temporary directory: {error}")), Vec::new()),
@@ -86,7 +145,7 @@ fn one(case: &Case, rollcall: &Path, at: usize, rounds: u32) -> (Result<(), Stri
     let path = directory.path().to_owned();
     let stage = Stage::new(rollcall.to_owned(), path, mark.clone(), rounds);
     // A deadline is meant for the rounds that nobody has asked for.
-    let limit = case.deadline * (rounds / 3).max(1);
+    let limit = (case.deadline * (rounds / 3).max(1)).min(left);
     let ended = watch(case, &stage, &said, limit);
     let swept = netns::sweep(&mark);
     let text = fs::read_to_string(&said).unwrap_or_default();
@@ -178,4 +237,47 @@ fn missing(needs: &[Need]) -> Option<String> {
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{Write, stderr};
+
+    use super::*;
+
+    const ENDLESS: Case = Case {
+        topic: "tests",
+        name: "it never ends",
+        deadline: Duration::from_secs(1),
+        needs: &[],
+        play: |_| Ok(()),
+    };
+
+    #[test]
+    fn what_only_the_gate_runs_is_named() {
+        // Straight to the stream: what a passing test prints is thrown away.
+        let mut text = "left out here, run by .ci/run:\n".to_owned();
+        for case in case::all() {
+            text.push_str(&format!("  {}: {}\n", case.topic, case.name));
+        }
+        stderr().write_all(text.as_bytes()).unwrap();
+        let names: BTreeSet<&str> = case::all().map(|case| case.name).collect();
+        assert_eq!(names.len(), case::all().count(), "two cases bear one name");
+    }
+
+    #[test]
+    fn a_topic_means_its_own_cases_only() {
+        let of = |wanted: &'static str| case::all().filter(move |case| fits(case, wanted));
+        assert!(of("network").count() > 0);
+        assert!(of("network").all(|case| case.topic == "network"));
+        assert!(of("all").all(|case| case.topic != LONG));
+        assert_eq!(of("20,000 instances").count(), 1);
+    }
+
+    #[test]
+    fn a_case_for_which_no_time_is_left_has_failed() {
+        let (ending, _) = one(&ENDLESS, Path::new("/bin/true"), 0, 3, Duration::ZERO);
+        assert!(ending.unwrap_err().contains("--within"));
+    }
 }
