@@ -50,6 +50,13 @@ impl Program {
         self.child.id()
     }
 
+    /// The memory that it has at the moment, KiB.
+    pub(crate) fn memory(&self) -> Checked<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// Holds it where it stands, as a machine that hangs does.
     pub(crate) fn pause(&self) -> Checked {
         self.send(Signal::STOP)

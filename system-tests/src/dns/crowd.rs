@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ask::{A, framed, metric, question, tcp, udp};
 use crate::case::{Checked, Need, check};
-use crate::program::{Program, output};
+use crate::program::output;
 use crate::registry::{DOMAIN, Registry};
 use crate::stage::{Stage, installed};
 
@@ -30,12 +30,6 @@ for i in range(count):
 print('held', flush=True)
 time.sleep(600)";
 
-fn memory_kib(program: &Program) -> Checked<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", program.id()))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
 /// p50 and p99 of so many questions by `ask`, each on its own.
 fn measure(count: usize, mut ask: impl FnMut() -> Checked) -> Checked<(Duration, Duration)> {
     let mut times = Vec::with_capacity(count);
@@ -58,7 +52,7 @@ pub(super) fn idle(stage: &mut Stage) -> Checked {
         check(reply.addresses.len() == 1, || format!("{reply:?}"))
     };
     let before = measure(200, served)?;
-    let memory = memory_kib(&registry.program)?;
+    let memory = registry.program.memory()?;
     let script = stage.write("hold.py", HOLD)?;
     let mut crowd = installed("python3");
     let (ip, port) = (server.ip().to_string(), server.port().to_string());
@@ -73,7 +67,7 @@ pub(super) fn idle(stage: &mut Stage) -> Checked {
     check(open <= ALLOWED, || format!("{open} connections are open"))?;
     let during = measure(200, served)?;
     let over_udp = measure(200, || udp(server, &name, A).map(drop))?;
-    let more = memory_kib(&registry.program)?.saturating_sub(memory);
+    let more = registry.program.memory()?.saturating_sub(memory);
     stage.note(&format!(
         "{CROWD} idle: {open} kept, {} made room, {more} KiB more; over TCP p50 {:?} p99 {:?} (alone {:?} {:?}), over UDP p99 {:?}",
         metric(&registry, "rollcall_dns_tcp_evicted_total")?,

@@ -8,14 +8,17 @@ use std::time::Duration;
 use rollcall_client::v1::MemberRole;
 
 use super::observer::Observer;
-use crate::case::Checked;
+use crate::case::{Checked, check};
+use crate::metrics::{Metrics, metric};
 use crate::netns::Namespace;
-use crate::program::{Program, free_port, until};
+use crate::program::{Program, until};
 use crate::registry::START;
 use crate::stage::Stage;
 
 /// Servers of a cluster.
 pub(crate) const SERVERS: usize = 3;
+/// The same as a metric.
+const COUNT: f64 = 3.0;
 
 /// One server, running or not; its data and its addresses stay.
 #[derive(Debug)]
@@ -60,6 +63,15 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// On three machines with an onlooker on the last one, formed.
+    pub(crate) fn formed(stage: &Stage, machines: &[Namespace]) -> Checked<(Self, Observer)> {
+        machines.last().ok_or("no machines")?.enter()?;
+        let cluster = Self::spread(stage, machines)?;
+        let observer = Observer::start(&cluster.grpc())?;
+        cluster.until_formed(&observer)?;
+        Ok((cluster, observer))
+    }
+
     /// On the first three machines.
     pub(crate) fn spread(stage: &Stage, machines: &[Namespace]) -> Checked<Self> {
         let mut servers = Vec::new();
@@ -71,14 +83,13 @@ impl Cluster {
         Self::start(stage, servers)
     }
 
-    /// All on loopback.
+    /// All on the loopback of the machine that this thread is on, which must have these ports free.
     pub(crate) fn local(stage: &Stage) -> Checked<Self> {
         let mut servers = Vec::new();
-        for _ in 0..SERVERS {
-            let mut ports = [SocketAddr::from(([127, 0, 0, 1], 0)); 4];
-            for address in &mut ports {
-                address.set_port(free_port()?);
-            }
+        for number in 0..SERVERS {
+            let base = 8_000 + 1_000 * u16::try_from(number)?;
+            let ports =
+                [300, 500, 502, 600].map(|port| SocketAddr::from(([127, 0, 0, 1], base + port)));
             servers.push(Self::server(stage, servers.first(), ports, None));
         }
         Self::start(stage, servers)
@@ -120,19 +131,34 @@ impl Cluster {
         self.servers.iter().map(|server| server.grpc).collect()
     }
 
-    /// Waits until all three vote.
+    /// Waits until all three vote and probe. A node that begins to probe takes instances over, and counts their failures
+    /// from the start.
     pub(crate) fn until_formed(&self, observer: &Observer) -> Checked {
-        until("three servers vote", START, || {
+        until("three servers vote and probe", START, || {
             for server in &self.servers {
                 let members = observer.status(server.grpc)?.members;
                 let votes = |role| [MemberRole::Leader, MemberRole::Follower].contains(&role);
                 let voters = members.iter().filter(|member| votes(member.role())).count();
-                if voters != SERVERS {
-                    return Err(format!("{} sees {voters} voters", server.name).into());
-                }
+                let checkers = metric(server.http, "rollcall_checkers")?;
+                let all = voters == SERVERS && checkers.total_cmp(&COUNT).is_eq();
+                check(all, || {
+                    format!("{} sees {voters} voters and {checkers} checkers", server.name)
+                })?;
             }
             Ok(())
         })
+    }
+
+    /// A metric, summed over the servers that answer.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let pages = self.servers.iter().filter_map(|server| Metrics::of(server.http).ok());
+        pages.map(|page| page.sum(name, "")).sum()
+    }
+
+    /// The newest term that a server knows.
+    pub(crate) fn term(&self, observer: &Observer) -> u64 {
+        let all = self.servers.iter().filter_map(|server| observer.status(server.grpc).ok());
+        all.map(|status| status.term).max().unwrap_or_default()
     }
 
     /// The index of the server that leads.

@@ -10,8 +10,9 @@ use super::fleet::{Check, Plan};
 use super::observer::Observer;
 use super::{ELECTION, INTERVAL, LISTED, MARGIN, SERVICE, TTL};
 use crate::case::{Checked, check};
+use crate::metrics::metric;
 use crate::netns::{Namespace, network};
-use crate::program::Program;
+use crate::program::{Program, until};
 use crate::stage::Stage;
 
 /// The instances: on two machines, of several addresses each.
@@ -32,6 +33,7 @@ const BETWEEN: Duration = Duration::from_secs(15);
 const AWAY: Duration = Duration::from_secs(2);
 /// Leaders killed in 20 rounds: three minutes.
 const KILLS: u32 = 12;
+const FAILED: &str = "rollcall_probes_failed_total";
 
 /// The servers, the living, one machine more and the onlooker's.
 struct Scene {
@@ -47,10 +49,7 @@ impl Scene {
 
     fn open(stage: &Stage) -> Checked<Self> {
         let machines = network(stage, SERVERS + HOMES + 2)?;
-        machines[Self::SPARE + 1].enter()?;
-        let cluster = Cluster::spread(stage, &machines)?;
-        let observer = Observer::start(&cluster.grpc())?;
-        cluster.until_formed(&observer)?;
+        let (cluster, observer) = Cluster::formed(stage, &machines)?;
         let (mut addresses, mut fleets) = (Vec::new(), Vec::new());
         for home in 0..HOMES {
             let mut targets = Vec::new();
@@ -100,7 +99,13 @@ impl Scene {
 pub(crate) fn cut(stage: &mut Stage) -> Checked {
     let scene = Scene::open(stage)?;
     scene.machines[SERVERS - 1].cut_off_from(&scene.addresses)?;
-    sleep(TROUBLE);
+    let end = Instant::now() + TROUBLE;
+    let lonely = scene.cluster.servers[SERVERS - 1].http;
+    until("the lonely server doubts what it sees", TROUBLE, || {
+        let doubts = metric(lonely, "rollcall_checker_doubts")?;
+        check(doubts > 0.0, || "it does not".to_owned())
+    })?;
+    sleep(end.saturating_duration_since(Instant::now()));
     scene.machines[SERVERS - 1].heal()?;
     sleep(AFTERMATH);
     scene.close(stage, &BTreeSet::new(), 0)
@@ -112,7 +117,12 @@ pub(crate) fn paused(stage: &mut Stage) -> Checked {
     for _ in 0..stage.rounds.div_ceil(3) {
         let leader = scene.cluster.leader(&scene.observer, LISTED)?;
         scene.cluster.servers[leader].program()?.pause()?;
-        sleep(PAUSE);
+        let end = Instant::now() + PAUSE;
+        until("another one leads", PAUSE, || {
+            let now = scene.cluster.leader(&scene.observer, ELECTION)?;
+            check(now != leader, || "the paused one does still".to_owned())
+        })?;
+        sleep(end.saturating_duration_since(Instant::now()));
         scene.cluster.servers[leader].program()?.resume()?;
         sleep(AFTERMATH);
     }
@@ -125,8 +135,6 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
     let spare = scene.machines[Scene::SPARE].clone();
     let mut silenced = BTreeSet::new();
     let mut times = Vec::new();
-    // One leader change: an election, and what a silent lease may be granted anew.
-    let bound = TTL + ELECTION + TTL + MARGIN;
     for kill in 0..(KILLS * stage.rounds).div_ceil(20) {
         let at = SocketAddr::new(spare.address.parse()?, 9_000 + u16::try_from(kill)?);
         let plan = Plan::single(&scene.cluster.grpc(), at, Check::None);
@@ -135,12 +143,20 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
         let id = format!("{}-{}", at.ip(), at.port());
         silenced.insert(id.clone());
         let leader = scene.cluster.leader(&scene.observer, LISTED)?;
-        let begin = Instant::now();
+        let term = scene.cluster.term(&scene.observer);
         spare.cut_off()?;
+        let begin = Instant::now();
         scene.cluster.servers[leader].kill();
         sleep(AWAY);
         scene.cluster.servers[leader].start(stage)?;
         let time = scene.observer.until_gone(&id, begin, BETWEEN)?;
+        let changes = u32::try_from(scene.cluster.term(&scene.observer) - term)?;
+        check(changes > 0, || "no leader was elected".to_owned())?;
+        // One change of the leader: an election, and what a silent lease may be granted anew.
+        let bound = TTL + (ELECTION + TTL) * changes + MARGIN;
+        check(time <= bound, || {
+            format!("{time:.2?} across {changes} changes, allowed {bound:.2?}")
+        })?;
         times.push(time);
         drop(silent);
         spare.heal()?;
@@ -149,21 +165,25 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
     times.sort_unstable();
     let last = times.last().copied().unwrap_or_default();
     stage.note(&format!(
-        "silent across {} deaths of leaders: gone after {:.2?} to {last:.2?}, allowed {bound:.2?}",
+        "silent across {} deaths of leaders: gone after {:.2?} to {last:.2?}, allowed {:.2?}",
         times.len(),
         times[0],
+        TTL + ELECTION + TTL + MARGIN,
     ));
-    check(last <= bound, || format!("too late: {times:.2?}"))?;
     scene.close(stage, &silenced, 0)
 }
 
 /// Every twentieth packet to a server is lost.
 pub(crate) fn lossy(stage: &mut Stage) -> Checked {
     let scene = Scene::open(stage)?;
+    let before = scene.cluster.sum(FAILED);
     for server in &scene.machines[..SERVERS] {
         server.lose(5)?;
     }
     sleep(TROUBLE);
+    let failed = scene.cluster.sum(FAILED) - before;
+    stage.note(&format!("{failed} probes failed meanwhile"));
+    check(failed > 0.0, || "nothing was lost".to_owned())?;
     for server in &scene.machines[..SERVERS] {
         server.heal()?;
     }

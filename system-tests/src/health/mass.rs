@@ -30,10 +30,7 @@ struct Scene {
 impl Scene {
     fn open(stage: &Stage, way: Check) -> Checked<(Self, Program)> {
         let machines = network(stage, SERVERS + 3)?;
-        machines[SERVERS + 2].enter()?;
-        let cluster = Cluster::spread(stage, &machines)?;
-        let observer = Observer::start(&cluster.grpc())?;
-        cluster.until_formed(&observer)?;
+        let (cluster, observer) = Cluster::formed(stage, &machines)?;
         let homes = [machines[SERVERS].clone(), machines[SERVERS + 1].clone()];
         let plan = |home: &crate::netns::Namespace, count: u16| -> Checked<Plan> {
             let ip = home.address.parse()?;
@@ -61,9 +58,11 @@ impl Scene {
             let answer = self.observer.resolve()?;
             let about = answer.read_metadata.as_ref().is_some_and(|about| about.protected);
             let count = answer.instances.len();
-            check(about && count == ALL, || format!("protected: {about}, {count} answered"))
-        })?;
-        check(self.observer.protected(), || "the watch does not say so".to_owned())
+            let watched = self.observer.protected();
+            check(about && watched && count == ALL, || {
+                format!("protected: {about}, by the watch {watched}, {count} answered")
+            })
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Health checks, leases and protection on real processes: what dies is gone within the bounds of the design, what
 //! lives stays, whatever happens to the servers and to the network.
 
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod fleet;
+mod hostile;
 mod living;
 mod many;
 mod mass;
@@ -42,15 +43,16 @@ pub(crate) const CASES: &[Case] = &[
     case("what dies is gone within its bound", 180, timing::play),
     case("a server that alone cannot reach the instances takes none of them out", 120, living::cut),
     case("a leader that is paused for 5 s takes nobody out", 120, living::paused),
-    case("leaders that die again and again take nobody out who lives", 180, living::killed),
-    case("a network that loses 5 % takes nobody out", 120, living::lossy),
+    case("the deaths of leaders take nobody out who lives", 180, living::killed),
+    case("packets that get lost, 5 %, strike nobody off", 120, living::lossy),
     case("mass death is held back until they return", 120, mass::held),
     case("mass death with checks takes the dead and leaves the living", 120, mass::probed),
+    case("hostile targets cost their own probe and 64 KiB", 180, hostile::play),
     Case {
         topic: "health",
         name: "20,000 instances are probed on time",
         deadline: Duration::from_secs(300),
-        needs: &[Need::Files(10_000)],
+        needs: &[Need::Root, Need::Program("ip"), Need::Files(10_000)],
         play: many::play,
     },
     Case {

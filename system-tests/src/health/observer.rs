@@ -125,13 +125,15 @@ impl Observer {
         all.collect()
     }
 
-    /// What the journal says last about an instance.
-    pub(crate) fn last_word(&self, id: &str) -> String {
+    /// What the journal says last about an instance: reason and evidence.
+    pub(crate) fn last_word(&self, id: &str) -> (String, String) {
         let seen = lock(&self.seen);
         let last = seen.events.iter().rfind(|event| {
             matches!(&event.subject, Some(v1::event::Subject::Instance(name)) if name.instance_id == id)
         });
-        last.map_or_else(String::new, |event| event.reason().as_str_name().to_owned())
+        let told =
+            last.map(|event| (event.reason().as_str_name().to_owned(), event.evidence.clone()));
+        told.unwrap_or_default()
     }
 
     /// The cluster as one node sees it.
