@@ -1,9 +1,11 @@
-//! Compares the fast path with the full path: `differential [queries] [first seed]`, a million by default. It ends at the
-//! first difference and shows both replies.
+//! Compares the fast path with the full path, and a good share of the replies with those of hickory's own server:
+//! `differential [queries] [first seed]`, a million by default. It ends at the first difference and shows both replies.
 #![expect(clippy::print_stdout, reason = "it is a program")]
 
 #[path = "../tests/given/mod.rs"]
 mod given;
+#[path = "../tests/hickory/mod.rs"]
+mod hickory;
 #[path = "../tests/mix/mod.rs"]
 mod mix;
 

@@ -16,7 +16,7 @@ pub struct Catalog<'a> {
     /// How far the state can be trusted.
     pub standing: Standing,
     /// Makes and checks server cookies; `None` until the cluster has one, and then cookies are not answered.
-    pub cookies: Option<&'a CookieSecrets>,
+    pub cookies: Option<&'a CookieSecret>,
 }
 
 /// One registry server, as `<name>.node.<domain>`.
@@ -40,17 +40,12 @@ pub enum Standing {
     Stale,
 }
 
-/// The secrets behind server cookies (RFC 9018 section 5), shared by all nodes so that each accepts the others'.
+/// The secret behind server cookies (RFC 9018 section 5), shared by all nodes so that each accepts the others'.
 #[derive(Clone, PartialEq, Eq)]
-pub struct CookieSecrets {
-    /// Makes new cookies, and checks them.
-    pub current: [u8; 16],
-    /// Still checks them, for an hour after a change.
-    pub previous: Option<[u8; 16]>,
-}
+pub struct CookieSecret(pub [u8; 16]);
 
-impl std::fmt::Debug for CookieSecrets {
+impl std::fmt::Debug for CookieSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CookieSecrets")
+        f.write_str("CookieSecret")
     }
 }

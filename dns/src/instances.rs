@@ -85,10 +85,9 @@ pub(crate) fn shown(
     let largest = largest_weight(service);
     let shown = |record: &Arc<Record>| {
         let spec = &record.spec;
-        let zone = spec.locality.zone.as_ref().map(|zone| zone.as_str());
         let absent = record.admin_state() == AdminState::Draining
             || record.effective_weight() == 0
-            || target.zone.is_some_and(|wanted| zone != Some(wanted));
+            || !is_in_zone(spec, target);
         if absent {
             return None;
         }
@@ -99,11 +98,18 @@ pub(crate) fn shown(
     Shown { instances, fail_open: selection.fail_open }
 }
 
-/// One instance by its id, shown while it serves, also while it drains.
-pub(crate) fn by_id(service: &Service, id: &str) -> Option<Option<Instance>> {
+/// Whether it stands in the zone that the name says, if it says one.
+fn is_in_zone(spec: &Spec, target: &Target<'_>) -> bool {
+    let zone = spec.locality.zone.as_ref().map(|zone| zone.as_str());
+    target.zone.is_none_or(|wanted| zone == Some(wanted))
+}
+
+/// One instance by its id, shown while it serves, also while it drains. `Some(None)`: it is there, but not to be shown.
+pub(crate) fn by_id(service: &Service, target: &Target<'_>, id: &str) -> Option<Option<Instance>> {
     let record = service.instances.get(&InstanceId::parse(id).ok()?)?;
     let open = record.health.serves() || fails_open(service);
-    if !open || record.admin_state() == AdminState::Maintenance {
+    let shut = !open || record.admin_state() == AdminState::Maintenance;
+    if shut || !is_in_zone(&record.spec, target) {
         return Some(None);
     }
     let endpoint = record.spec.endpoints.first()?.clone();

@@ -7,8 +7,7 @@
 //! * `lookup`, `instances`, `binding`, `reverse`: what there is under a name
 //! * `choose`: which of it is shown, in which order
 //! * `respond`, `wire`: the reply, written record by record within its limit
-//! * [`handler`]: the same answers behind hickory's own server
-//! * `cookie`, `rate`: who has been reached at its address before, and what all others may be sent
+//! * `cookie`, `class`, `rate`: who has been reached at its address before, and what all others may be sent
 //! * [`Fast`]: the same answers to what is mostly asked, from records that are kept ready
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -17,9 +16,9 @@
 mod binding;
 pub mod catalog;
 mod choose;
+mod class;
 mod cookie;
 mod fast;
-pub mod handler;
 mod instances;
 mod lookup;
 mod message;
@@ -31,7 +30,7 @@ mod reverse;
 pub mod settings;
 mod wire;
 
-pub use catalog::{Catalog, CookieSecrets, Node, Standing};
+pub use catalog::{Catalog, CookieSecret, Node, Standing};
 pub use fast::Fast;
 pub use settings::{Domain, RateLimit, Settings, Truncation};
 
@@ -86,6 +85,8 @@ pub struct Answered {
     pub truncated: bool,
     /// Whether the rate limit replaced the reply by a short one.
     pub slipped: bool,
+    /// Whether the fast path put it together from records in wire form.
+    pub ready: bool,
 }
 
 /// Why a query gets no reply.

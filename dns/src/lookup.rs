@@ -68,6 +68,12 @@ const LISTING_MAX: usize = 1_000;
 const REFRESH: [u32; 3] = [3600, 600, 86_400];
 /// Longest string of a TXT record (RFC 1035 section 3.3).
 const TEXT_MAX: usize = 255;
+/// A record whose owner is a pointer, before its data; the largest message of all.
+const RECORD_HEAD: usize = 12;
+const MESSAGE_MAX: usize = u16::MAX as usize;
+/// Types of records that a service has.
+const SERVICE_KINDS: [u16; 6] =
+    [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, kind::HTTPS];
 
 /// One look into the catalogue.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +121,7 @@ impl Lookup<'_> {
         if self.kind == kind::ANY { kind::HINFO } else { self.kind }
     }
 
-    fn known(&self, target: &Target<'_>) -> Option<&Arc<Service>> {
+    pub(crate) fn known(&self, target: &Target<'_>) -> Option<&Arc<Service>> {
         self.catalog.state.service(&service_name(target)?)
     }
 
@@ -219,6 +225,10 @@ impl Lookup<'_> {
         if self.kind == kind::ANY {
             return self.any();
         }
+        let browse = self.settings.browse && matches!(by, Select::Transport { browse: true, .. });
+        if !(SERVICE_KINDS.contains(&self.kind) || self.kind == kind::PTR && browse) {
+            return Found::Empty;
+        }
         let shown = shown(service, target, by, self.locality);
         let terms = self.service_terms(service, &shown);
         let found = |empty: bool, found: Found| if empty { Found::Empty } else { found };
@@ -232,8 +242,7 @@ impl Lookup<'_> {
                 found(places.is_empty(), Found::Places(places, terms))
             }
             kind::TXT => {
-                let texts = shown.instances.iter().filter_map(|i| text(&i.record));
-                let rows: Vec<Row> = texts.map(Row::from).collect();
+                let rows = as_many_as_fit(shown.instances.iter().filter_map(|i| text(&i.record)));
                 found(rows.is_empty(), Found::Rows(rows, terms))
             }
             kind::SVCB | kind::HTTPS => {
@@ -241,9 +250,7 @@ impl Lookup<'_> {
                 let rows: Vec<Row> = data.into_iter().map(Row::from).collect();
                 found(rows.is_empty(), Found::Rows(rows, terms))
             }
-            kind::PTR
-                if self.settings.browse && matches!(by, Select::Transport { browse: true, .. }) =>
-            {
+            kind::PTR => {
                 let names = shown
                     .instances
                     .iter()
@@ -265,7 +272,7 @@ impl Lookup<'_> {
 
     fn instance(&self, target: &Target<'_>, id: &str) -> Found {
         let Some(service) = self.known(target) else { return Found::Unknown };
-        let Some(instance) = by_id(service, id) else { return Found::Unknown };
+        let Some(instance) = by_id(service, target, id) else { return Found::Unknown };
         if self.kind == kind::ANY {
             return self.any();
         }
@@ -329,6 +336,17 @@ pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
+}
+
+/// Rows up to the first one that no message has room for: what is cut off is not made.
+fn as_many_as_fit(rows: impl Iterator<Item = Vec<u8>>) -> Vec<Row> {
+    let mut size = 0;
+    let fit = |row: &Vec<u8>| {
+        let before = size;
+        size += RECORD_HEAD + row.len();
+        before <= MESSAGE_MAX
+    };
+    rows.take_while(fit).map(Row::from).collect()
 }
 
 /// One TXT record of an instance: id, version and tags, then its metadata as RFC 6763 section 6.4 writes pairs. A pair

@@ -1,7 +1,8 @@
 //! Response rate limiting: what one client prefix can be sent by forged queries is bounded.
 //!
 //! Token buckets in a table of fixed size. The clock is an argument. The caller sends over UDP only what
-//! [`Limiter::check`] lets pass, and knows who is beyond doubt (a valid cookie, TCP).
+//! [`Limiter::check`] lets pass, and knows who is beyond doubt (a valid cookie, TCP). [`crate::class`] says what counts
+//! together.
 
 use crate::settings::RateLimit;
 use std::{
@@ -13,11 +14,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// What kind of reply it is; each kind has a bucket of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class<'a> {
-    /// Records for this name (in lower case).
-    Data(&'a [u8]),
-    /// Nothing of the type that was asked for, under this name.
-    NoData(&'a [u8]),
+pub(crate) enum Class {
+    /// About something that exists, with records or without: one bucket for each number.
+    Known(u64),
     /// No such name: one bucket for all names, because a flood makes them up.
     Unknown,
     /// A refusal or an error.
@@ -69,15 +68,15 @@ impl Limiter {
     }
 
     /// Counts a reply and says what is to be done with it.
-    pub(crate) fn check(&self, peer: IpAddr, class: Class<'_>, now: Duration) -> Verdict {
+    pub(crate) fn check(&self, peer: IpAddr, class: Class, now: Duration) -> Verdict {
         let peer = peer.to_canonical();
         if self.settings.exempt.iter().any(|prefix| prefix.contains(&peer)) {
             return Verdict::Send;
         }
         let key = key(peer, class);
         let rate = match class {
-            Class::Data(_) => self.settings.answers,
-            Class::NoData(_) | Class::Unknown | Class::Error => self.settings.negatives,
+            Class::Known(_) => self.settings.answers,
+            Class::Unknown | Class::Error => self.settings.negatives,
         };
         let full = u64::from(rate) * u64::from(self.settings.window) * TOKEN;
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -116,21 +115,20 @@ fn find(shard: &mut [Bucket], key: u64, now_ms: u64, full: u64) -> &mut Bucket {
 }
 
 /// Bits of the client's address that stand for it: /24 and /56, because a forger can take any address of a network.
-fn key(peer: IpAddr, class: Class<'_>) -> u64 {
+fn key(peer: IpAddr, class: Class) -> u64 {
     let mut bytes = [0; 16];
     match peer {
         IpAddr::V4(ip) => bytes[..3].copy_from_slice(&ip.octets()[..3]),
         IpAddr::V6(ip) => bytes[..7].copy_from_slice(&ip.octets()[..7]),
     }
     bytes[7] = u8::from(peer.is_ipv6());
-    let (kind, name) = match class {
-        Class::Data(name) => (1, xxh3_64(name)),
-        Class::NoData(name) => (2, xxh3_64(name)),
-        Class::Unknown => (3, 0),
-        Class::Error => (4, 0),
+    let (kind, number) = match class {
+        Class::Known(number) => (1, number),
+        Class::Unknown => (2, 0),
+        Class::Error => (3, 0),
     };
     bytes[7] |= kind << 1;
-    bytes[8..].copy_from_slice(&name.to_be_bytes());
+    bytes[8..].copy_from_slice(&number.to_be_bytes());
     xxh3_64(&bytes)
 }
 
@@ -158,7 +156,7 @@ mod tests {
     const AT: fn(u64) -> Duration = Duration::from_millis;
 
     /// How many of `count` replies are sent, slipped and dropped.
-    fn counts(limiter: &Limiter, peer: &str, class: Class<'_>, ms: u64, count: u32) -> [u32; 3] {
+    fn counts(limiter: &Limiter, peer: &str, class: Class, ms: u64, count: u32) -> [u32; 3] {
         let mut counts = [0; 3];
         for _ in 0..count {
             counts[limiter.check(ip(peer), class, AT(ms)) as usize] += 1;
@@ -169,7 +167,7 @@ mod tests {
     #[test]
     fn a_burst_of_the_window_passes_and_then_only_the_rate() {
         let limiter = limiter(|_| {});
-        let class = Class::Data(b"web");
+        let class = Class::Known(7);
         assert_eq!(counts(&limiter, "192.0.2.1", class, 0, 100), [20, 40, 40]);
         assert_eq!(counts(&limiter, "192.0.2.1", class, 1_000, 20), [10, 5, 5]);
         assert_eq!(counts(&limiter, "192.0.2.1", class, 99_000, 20), [20, 0, 0]);
@@ -179,11 +177,10 @@ mod tests {
     fn each_network_and_kind_has_its_own_bucket_and_unknown_names_share_one() {
         let limiter = limiter(|_| {});
         let sent = |peer: &str, class| counts(&limiter, peer, class, 0, 30)[0];
-        assert_eq!(sent("192.0.2.1", Class::Data(b"web")), 20);
-        assert_eq!(sent("192.0.2.77", Class::Data(b"web")), 0);
-        assert_eq!(sent("192.0.3.1", Class::Data(b"web")), 20);
-        assert_eq!(sent("192.0.2.1", Class::Data(b"db")), 20);
-        assert_eq!(sent("192.0.2.1", Class::NoData(b"web")), 10);
+        assert_eq!(sent("192.0.2.1", Class::Known(7)), 20);
+        assert_eq!(sent("192.0.2.77", Class::Known(7)), 0);
+        assert_eq!(sent("192.0.3.1", Class::Known(7)), 20);
+        assert_eq!(sent("192.0.2.1", Class::Known(8)), 20);
         assert_eq!(sent("192.0.2.1", Class::Unknown), 10);
         assert_eq!(sent("192.0.2.1", Class::Error), 10);
         assert_eq!(sent("2001:db8::1", Class::Error), 10);

@@ -8,7 +8,7 @@ use crate::{
     instances::{Address, Place},
     lookup::{FIXED, Found, Lookup, Row, Terms, octets},
     message::{Asked, Extensions, HEADER, code, option},
-    question,
+    question::{self, Question},
     rate::{Class, Verdict},
     settings::{Settings, Truncation},
     wire::{self, Head, Owner, Section, Writer, kind},
@@ -31,6 +31,12 @@ pub(crate) mod why {
     pub(crate) const NOT_OURS: (u16, &str) = (20, "outside of the domains served here");
 }
 
+/// What can be said of a query before anything is searched.
+enum Begun<'a> {
+    Refused(Reply<'a>),
+    Search(Lookup<'a>, Question<'a>),
+}
+
 /// A reply before it is written.
 struct Reply<'a> {
     lookup: Option<Lookup<'a>>,
@@ -50,12 +56,33 @@ pub(crate) fn respond(
     out: &mut Vec<u8>,
 ) -> Option<Answered> {
     let cookie = judge_cookie(query, asked.extensions.as_ref(), catalog);
-    let reply = look_up(front, query, asked, catalog);
-    match verdict(front, query, cookie.as_ref(), class(asked, &reply)) {
-        Verdict::Send => Some(write_reply(front, query, asked, (cookie.as_ref(), &reply), out)),
-        Verdict::Slip => Some(slip(front, query, asked, cookie.as_ref(), out)),
-        Verdict::Drop => None,
+    let begun = begin(front, query, asked, catalog);
+    let class = match &begun {
+        Begun::Refused(_) => Class::Error,
+        Begun::Search(lookup, question) => lookup.class(question),
+    };
+    match verdict(front, query, cookie.as_ref(), class) {
+        Verdict::Send => {}
+        Verdict::Slip => return Some(slip(front, query, asked, cookie.as_ref(), out)),
+        Verdict::Drop => return None,
     }
+    let reply = match begun {
+        Begun::Refused(reply) => reply,
+        Begun::Search(lookup, question) => Reply::of(lookup, lookup.find(&question)),
+    };
+    Some(write_reply(front, query, asked, (cookie.as_ref(), &reply), out))
+}
+
+/// Writes the reply to a question that has been looked up already.
+pub(crate) fn write_found(
+    front: &Front,
+    query: &Query<'_>,
+    asked: &Asked<'_>,
+    cookie: Option<&Judged>,
+    (lookup, found): (Lookup<'_>, Found),
+    out: &mut Vec<u8>,
+) -> Answered {
+    write_reply(front, query, asked, (cookie, &Reply::of(lookup, found)), out)
 }
 
 /// What the rate limit says to a reply of that class.
@@ -63,7 +90,7 @@ pub(crate) fn verdict(
     front: &Front,
     query: &Query<'_>,
     cookie: Option<&Judged>,
-    class: Class<'_>,
+    class: Class,
 ) -> Verdict {
     let proven = query.transport == Transport::Tcp || cookie.is_some_and(|cookie| cookie.valid);
     match &front.limiter {
@@ -110,7 +137,7 @@ fn write_reply(
     let authoritative = reply.lookup.is_some() && known;
     let head = Head { query: asked.header, code: reply.code, authoritative, truncated };
     writer.finish(&head, u16::from(!asked.question.is_empty()), opt.as_deref());
-    Answered { kind: asked.kind, code: reply.code, truncated, slipped }
+    Answered { kind: asked.kind, code: reply.code, truncated, slipped, ready: false }
 }
 
 /// How much of a reply may be options. The longest question leaves room for the most important ones alone.
@@ -129,20 +156,29 @@ pub(crate) fn tells_truncation(query: &Query<'_>, cut: bool) -> bool {
     cut && query.transport == Transport::Udp
 }
 
-/// What kind of reply it is for the rate limit.
-fn class<'a>(asked: &'a Asked<'_>, reply: &Reply<'_>) -> Class<'a> {
-    match (&asked.name, reply.code, &reply.found) {
-        (Ok(_), code::NX_DOMAIN, _) => Class::Unknown,
-        (Ok(name), code::NO_ERROR, Found::Empty) => Class::NoData(name.wire()),
-        (Ok(name), code::NO_ERROR, _) => Class::Data(name.wire()),
-        (Ok(_) | Err(_), _, _) => Class::Error,
-    }
-}
-
-impl Reply<'_> {
+impl<'a> Reply<'a> {
     fn refused(code: u16, why: Option<(u16, &'static str)>) -> Self {
         let why = why.into_iter().collect();
         Self { lookup: None, code, found: Found::Empty, why, slipped: false }
+    }
+
+    fn of(lookup: Lookup<'a>, found: Found) -> Self {
+        let mut why = Vec::new();
+        if lookup.catalog.standing == Standing::Stale {
+            why.push(why::STALE);
+        }
+        if let Found::Addresses(_, terms) | Found::Places(_, terms) | Found::Rows(_, terms) = &found
+            && terms.fail_open
+        {
+            why.push(why::FAIL_OPEN);
+        }
+        let code = match found {
+            Found::Unknown => code::NX_DOMAIN,
+            Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => {
+                code::NO_ERROR
+            }
+        };
+        Self { lookup: Some(lookup), code, found, why, slipped: false }
     }
 }
 
@@ -170,50 +206,45 @@ pub(crate) fn judge_cookie(
     Some(given.judge(catalog.cookies?, query.peer.ip(), query.unix))
 }
 
-fn look_up<'a>(
+fn begin<'a>(
     front: &'a Front,
     query: &Query<'_>,
-    asked: &Asked<'_>,
+    asked: &'a Asked<'_>,
     catalog: &'a Catalog<'a>,
-) -> Reply<'a> {
-    let settings = front.settings();
+) -> Begun<'a> {
     let name = match &asked.name {
         Ok(name) => name,
-        Err(code) => return Reply::refused(*code, None),
+        Err(code) => return Begun::Refused(Reply::refused(*code, None)),
     };
-    let Some(place) = question::read(name, settings) else {
-        return Reply::refused(code::REFUSED, Some(why::NOT_OURS));
+    let Some(place) = question::read(name, front.settings()) else {
+        return Begun::Refused(Reply::refused(code::REFUSED, Some(why::NOT_OURS)));
     };
     if catalog.standing == Standing::Unready {
-        return Reply::refused(code::SERV_FAIL, Some(why::NOT_READY));
+        return Begun::Refused(Reply::refused(code::SERV_FAIL, Some(why::NOT_READY)));
     }
-    let client = query.peer.ip().to_canonical();
-    let lookup = Lookup {
+    Begun::Search(look_up(front, query, catalog, asked.kind, &place), place.question)
+}
+
+/// The look into the catalogue that a question wants.
+pub(crate) fn look_up<'a>(
+    front: &'a Front,
+    query: &Query<'_>,
+    catalog: &'a Catalog<'a>,
+    kind: u16,
+    place: &question::Place<'_>,
+) -> Lookup<'a> {
+    let (settings, client) = (front.settings(), query.peer.ip().to_canonical());
+    Lookup {
         settings,
         catalog,
         domain: &settings.domains[place.domain],
         apex: place.apex,
         reverse: place.reverse,
-        kind: asked.kind,
+        kind,
         client,
         locality: front.localities.of(client),
         random: query.random,
-    };
-    let found = lookup.find(&place.question);
-    let mut reasons = Vec::new();
-    if catalog.standing == Standing::Stale {
-        reasons.push(why::STALE);
     }
-    if let Found::Addresses(_, terms) | Found::Places(_, terms) | Found::Rows(_, terms) = &found
-        && terms.fail_open
-    {
-        reasons.push(why::FAIL_OPEN);
-    }
-    let code = match found {
-        Found::Unknown => code::NX_DOMAIN,
-        Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => code::NO_ERROR,
-    };
-    Reply { lookup: Some(lookup), code, found, why: reasons, slipped: false }
 }
 
 /// The options of a reply, the most important ones first.

@@ -63,9 +63,9 @@ pub struct Settings {
 /// Response rate limiting: over UDP, per client prefix and kind of answer, unless the client shows a valid cookie.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RateLimit {
-    /// Replies a second with data, to one prefix for one name; 1 to 1,000,000.
+    /// Replies a second about what exists, to one prefix for one service and type; 1 to 1,000,000.
     pub answers: u32,
-    /// Replies a second without data (negative answers, errors), to one prefix; 1 to 1,000,000.
+    /// Replies a second that there is no such name, and as many errors, to one prefix; 1 to 1,000,000.
     pub negatives: u32,
     /// How many seconds' worth may come at once; 1 to 60.
     pub window: u32,
@@ -159,7 +159,7 @@ impl Default for Settings {
             reverse: Vec::new(),
             nsid: Vec::new(),
             browse: false,
-            tcp_keepalive: 100,
+            tcp_keepalive: 20,
             rate: Some(RateLimit::default()),
         }
     }

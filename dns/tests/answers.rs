@@ -148,6 +148,22 @@ fn what_is_drained_in_maintenance_expired_or_of_weight_0_is_absent() {
 }
 
 #[test]
+fn a_name_with_a_zone_never_shows_an_instance_of_another_one() {
+    let mut given = Given::new();
+    given.register("web/a", Spec { locality: zone("east"), ..spec("10.0.0.1:80") });
+    given.register("web/b", spec("10.0.0.2:80"));
+    for (form, kind) in [("inst.web.service", RecordType::A), ("_web._tcp", RecordType::TXT)] {
+        let name = |id: &str, zone: &str| format!("{id}.{form}.{zone}.zone.{D}");
+        assert_eq!(given.ask(&name("a", "east"), kind).answers().len(), 1);
+        given.ask(&name("a", "west"), kind).assert_no_data();
+        given.ask(&name("b", "east"), kind).assert_no_data();
+        given.ask(&name("c", "east"), kind).assert_unknown();
+        given.ask(&name("a", "east"), RecordType::HTTPS).assert_no_data();
+        assert_eq!(given.ask(&format!("b.{form}.{D}"), kind).answers().len(), 1);
+    }
+}
+
+#[test]
 fn a_service_that_fails_open_shows_all_and_says_so_by_edns() {
     let mut given = Given::new();
     given.register("web/a", spec("10.0.0.1:80"));

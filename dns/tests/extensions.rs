@@ -12,8 +12,10 @@ use hickory_proto::{
     },
 };
 use rollcall_core::instance::Spec;
-use rollcall_dns::{CookieSecrets, DropReason, Front, RateLimit, Settings, Transport};
-use std::time::Duration;
+use rollcall_dns::{
+    CookieSecret, DropReason, Fast, Front, Outcome, Query, RateLimit, Settings, Transport,
+};
+use std::{sync::Arc, time::Duration};
 
 const D: &str = "rollcall.internal";
 const WEB: &str = "web.service.rollcall.internal";
@@ -37,7 +39,7 @@ fn option(reply: &Reply, code: u16) -> Option<Vec<u8>> {
 fn web(settings: Settings) -> Given {
     let mut given = Given::with(settings);
     given.register("web/a", spec("10.0.0.1:80"));
-    given.cookies = Some(CookieSecrets { current: [7; 16], previous: None });
+    given.cookies = Some(CookieSecret([7; 16]));
     given
 }
 
@@ -113,7 +115,7 @@ fn keep_alive_is_told_over_tcp_alone() {
     let how = with_option(11, vec![]);
     assert_eq!(option(&given.ask_how(WEB, RecordType::A, &how), 11), None);
     let tcp = How { transport: Transport::Tcp, ..how };
-    assert_eq!(option(&given.ask_how(WEB, RecordType::A, &tcp), 11), Some(vec![0, 100]));
+    assert_eq!(option(&given.ask_how(WEB, RecordType::A, &tcp), 11), Some(vec![0, 20]));
 }
 
 // === The rate limit ===
@@ -161,6 +163,49 @@ fn made_up_names_share_one_limit() {
     assert_eq!(replies, 10);
     // Names that exist are still answered.
     assert!(given.raw(&question(WEB, RecordType::A, None), &how).is_ok());
+}
+
+#[test]
+fn what_can_be_made_up_shares_the_limit_of_what_exists_on_both_paths() {
+    let forms: [fn(u32) -> String; 9] = [
+        |i| format!("x{i}.web.service"),
+        |i| format!("x{i}.y.web.service"),
+        |i| format!("x{i}.port.web.service"),
+        |i| format!("_x{i}._tcp.web.service"),
+        |i| format!("_web._x{i}.service"),
+        |i| format!("web.service.x{i}.zone"),
+        |i| format!("a.inst.web.service.x{i}.zone"),
+        |i| format!("{i:08x}.addr"),
+        |i| format!("x{i}.zone"),
+    ];
+    let how = How::default().from(OUTSIDE);
+    for form in forms {
+        let given = limited(0);
+        let front = Front::new(given.front.settings().clone()).unwrap();
+        let mut fast = Fast::new(Arc::new(front), Fast::MEMORY, 1);
+        let (mut full, mut plain, mut reply) = (0, 0, Vec::new());
+        for i in 0..10_000 {
+            let bytes = question(&format!("{}.{D}", form(i)), RecordType::A, None);
+            let How { transport, peer, now, unix, random, .. } = how;
+            let query = Query { bytes: &bytes, peer, transport, now, unix, random };
+            full += u32::from(given.raw(&bytes, &how).is_ok());
+            let outcome = fast.answer(&query, &given.catalog(), &mut reply).unwrap();
+            plain += u32::from(matches!(outcome, Outcome::Reply(_)));
+        }
+        assert_eq!((full, plain), (10, 10), "{}", form(0));
+        // Another service, and another type of this one, have limits of their own.
+        assert!(given.raw(&question(WEB, RecordType::SRV, None), &how).is_ok());
+    }
+}
+
+#[test]
+fn types_that_nobody_uses_share_one_limit() {
+    let given = limited(0);
+    let how = How::default().from(OUTSIDE);
+    let asked = (1_000..2_000_u16).filter(|kind| !(249..=255).contains(kind));
+    let replies =
+        asked.filter(|kind| given.raw(&question(WEB, (*kind).into(), None), &how).is_ok());
+    assert_eq!(replies.count(), 10);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod given;
 
 use given::*;
 use hickory_proto::{op::Edns, rr::RecordType};
-use rollcall_dns::{Answered, CookieSecrets, Fast, Front, Outcome, Query, Settings, Standing};
+use rollcall_dns::{Answered, CookieSecret, Fast, Front, Outcome, Query, Settings, Standing};
 use std::sync::Arc;
 
 const D: &str = "rollcall.internal";
@@ -45,7 +45,7 @@ fn edns(payload: u16, dnssec_ok: bool, options: &[(u16, &[u8])]) -> Edns {
 #[test]
 fn what_real_clients_send_is_taken() {
     let mut given = web();
-    given.cookies = Some(CookieSecrets { current: [1; 16], previous: None });
+    given.cookies = Some(CookieSecret([1; 16]));
     let cookie: &[(u16, &[u8])] = &[(10, &[7; 8])];
     let cases = [
         ("nginx, glibc: no EDNS", None),
@@ -126,6 +126,89 @@ fn made_up_names_are_answered_but_not_kept() {
         }
     }
     assert_eq!(all("wEb.SERVICE".into()), 1, "the case makes no other name");
+}
+
+#[test]
+fn what_costs_much_and_is_not_kept_leaves_the_thread() {
+    let mut given = web();
+    let mut instance = |i: usize| {
+        let mut spec = spec(&format!("10.1.{}.{}:80", i / 256, i % 256));
+        spec.tags = if i == 7 { vec!["blue".into()] } else { Vec::new() };
+        (format!("big/i{i}"), spec)
+    };
+    given.register_all((0..2_000).map(&mut instance).collect());
+    let mut fast = fast(Settings::default());
+    let mut taken = |name: &str, kind, ms| {
+        let bytes = question(&format!("{name}.{D}"), kind, None);
+        let how = How { now: std::time::Duration::from_millis(ms), ..How::default() };
+        ask(&mut fast, &given, &bytes, &how).is_some()
+    };
+    // The largest service can be looked through once at a time: here it is ten times.
+    assert!(taken("blue.big.service", RecordType::A, 0));
+    let mut made_up = (0..1_000).map(|i| format!("x{i}.big.service"));
+    let plain = |name: String| taken(&name, RecordType::A, 0);
+    assert_eq!(made_up.by_ref().map(plain).filter(|taken| *taken).count(), 9);
+    for kind in [RecordType::TXT, RecordType::HTTPS] {
+        assert!(!taken("big.service", kind, 0), "{kind}");
+    }
+    for name in ["a.b.big.service", "big.service.x.zone", "x.port.big.service", "_big._x.service"] {
+        assert!(!taken(name, RecordType::A, 0), "{name}");
+    }
+    // What is kept, what will be, and what costs little goes on.
+    for name in ["blue.big.service", "big.service", "_big._tcp", "x.web.service", "x.service"] {
+        assert!(taken(name, RecordType::A, 0), "{name}");
+    }
+    assert!(taken("web.service", RecordType::TXT, 0));
+    assert!(taken("a.b.big.service", RecordType::A, 20), "a moment later");
+    assert!(!taken("a.b.big.service", RecordType::A, 20));
+}
+
+#[test]
+fn the_answers_about_ten_thousand_services_stay_in_the_memory_of_a_thread() {
+    // A tenth of both.
+    let mut given = Given::new();
+    let instance = |i: usize| {
+        let address = format!("10.{}.{}.{}:80", i / 10_000, i / 100 % 100, i % 100);
+        (format!("service-{:04}/i{}", i / 10, i % 10), spec(&address))
+    };
+    given.register_all((0..10_000).map(instance).collect());
+    let front = Arc::new(Front::new(Settings::default()).unwrap());
+    let mut fast = Fast::new(front, Fast::MEMORY / 10, 1);
+    for round in 0..3 {
+        for i in 0..1_000 {
+            // In another order each time.
+            let name = format!("service-{:04}.service.{D}", (i * (2 * round + 1)) % 1_000);
+            for kind in [RecordType::A, RecordType::AAAA, RecordType::SRV] {
+                let bytes = question(&name, kind, None);
+                assert!(ask(&mut fast, &given, &bytes, &How::default()).is_some());
+            }
+        }
+    }
+    assert_eq!(fast.kept(), 3_000);
+}
+
+#[test]
+fn a_reply_says_whether_it_was_ready() {
+    let given = web();
+    let mut fast = fast(Settings::default());
+    let mut ready = |name: &str, kind| {
+        let bytes = question(&format!("{name}.{D}"), kind, None);
+        match ask(&mut fast, &given, &bytes, &How::default()) {
+            Some((Outcome::Reply(answered), _)) => answered.ready,
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    for name in ["web.service", "web.service", "none.service", "x.web.service", "service"] {
+        assert!(ready(name, RecordType::A), "{name}");
+    }
+    for (name, kind) in [
+        ("web.service", RecordType::TXT),
+        ("i1.inst.web.service", RecordType::A),
+        ("0a000001.addr", RecordType::A),
+        ("", RecordType::SOA),
+    ] {
+        assert!(!ready(name, kind), "{name} {kind}");
+    }
 }
 
 #[test]

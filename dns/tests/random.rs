@@ -10,7 +10,7 @@ use hickory_proto::{
 };
 use proptest::prelude::*;
 use rollcall_core::instance::Spec;
-use rollcall_dns::{CookieSecrets, RateLimit, Settings, Standing, Transport};
+use rollcall_dns::{CookieSecret, RateLimit, Settings, Standing, Transport};
 use std::sync::LazyLock;
 
 /// A catalogue with a little of everything.
@@ -33,7 +33,7 @@ static GIVEN: LazyLock<Given> = LazyLock::new(|| {
     given.register_all((0..300).map(|i| (format!("big/i{i}"), instance(i))).collect());
     given.register("web/a", instance(1_000));
     given.register("prod/web/a", Spec { locality: zone("east"), ..instance(1_001) });
-    given.cookies = Some(CookieSecrets { current: [7; 16], previous: Some([8; 16]) });
+    given.cookies = Some(CookieSecret([7; 16]));
     given
 });
 

@@ -168,6 +168,52 @@ fn text_that_is_cut_is_whole_records_and_tc() {
 }
 
 #[test]
+fn text_beyond_64_kib_is_cut_to_what_fits() {
+    let mut given = Given::new();
+    let metadata = |i: usize| vec![("key".into(), format!("{i:0200}").into())];
+    let instance =
+        |i: usize| (format!("web/i{i:04}"), Spec { metadata: metadata(i), ..spec("10.0.0.1:80") });
+    given.register_all((0..1_000).map(instance).collect());
+    let reply = given.ask_how(WEB, RecordType::TXT, &How::tcp());
+    // 12 bytes, "id=i0000" and "key=...", each with its length.
+    let size = 12 + 1 + 8 + 1 + 204;
+    assert_eq!(reply.answers().len(), (65_535 - 12 - QUESTION) / size);
+    assert!(!reply.truncated() && reply.bytes.len() > 65_535 - size);
+}
+
+#[test]
+fn no_reply_holds_more_than_four_thousand_addresses() {
+    let mut given = Given::new();
+    let instance =
+        |i: usize| (format!("web/i{i}"), spec(&format!("10.1.{}.{}:80", i / 256, i % 256)));
+    given.register_all((0..4_050).map(instance).collect());
+    // 4,092 would fit.
+    let reply = given.ask_how(WEB, RecordType::A, &How::tcp());
+    assert_eq!((reply.answers().len(), reply.truncated()), (4_000, false));
+    let unique: BTreeSet<String> = reply.ips().into_iter().collect();
+    assert_eq!(unique.len(), 4_000);
+    // The others are shown to other clients.
+    let other = given.ask_how(WEB, RecordType::A, &How::tcp().from("10.9.9.10"));
+    assert!(other.ips().iter().any(|ip| !unique.contains(ip)));
+}
+
+#[test]
+fn a_listing_holds_a_thousand_names_and_a_reverse_name_sixteen() {
+    let reverse = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut given = Given::with(Settings { browse: true, reverse, ..Settings::default() });
+    given.register_all((0..1_050).map(|i| (format!("web/i{i}"), spec("10.0.0.1:80"))).collect());
+    let services = (0..1_050).map(|i| (format!("s{i}/a"), spec("10.0.0.2:80")));
+    given.register_all(services.collect());
+    let count = |name: &str| {
+        let name = format!("{name}.rollcall.internal");
+        given.ask_how(&name, RecordType::PTR, &How::tcp()).answers().len()
+    };
+    assert_eq!((count("_web._tcp"), count("_services._dns-sd._udp")), (1_000, 1_000));
+    let reply = given.ask_how("1.0.0.10.in-addr.arpa", RecordType::PTR, &How::tcp());
+    assert_eq!(reply.answers().len(), 16);
+}
+
+#[test]
 fn the_longest_question_still_gets_a_reply_within_512_bytes() {
     let mut given = Given::new();
     let label = "a".repeat(63);

@@ -172,10 +172,11 @@ impl Node {
         let relay = BeatRelayServer::new(RelayServer(leases.clone()));
         let peers =
             Routes::new(relay).add_service(CheckPeerServer::new(CheckServer(checks.clone())));
-        replica.serve_peers(sockets.peer, peers);
+        // Before the first peer comes: DNS must know whether there was anything on the disk.
         let dns =
             Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone())
                 .map_err(NodeError::Dns)?;
+        replica.serve_peers(sockets.peer, peers);
         let (draining, marking) = (CancellationToken::new(), hub.clone().run());
         let parts = Parts { replica: replica.clone(), view, leases, checks, hub, host };
         let api = Api::new(parts, options.api, draining.clone());

@@ -4,7 +4,7 @@ use crate::{data, load::Asker};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rollcall_core::name::Label;
 use rollcall_dns::{
-    Catalog, CookieSecrets, Fast, Front, Node, Query, Settings, Standing, Transport,
+    Catalog, CookieSecret, Fast, Front, Node, Query, Settings, Standing, Transport,
 };
 use std::{
     error::Error,
@@ -23,8 +23,8 @@ pub(crate) fn paths(services: &str) -> Result<(), Box<dyn Error>> {
     let front = Arc::new(Front::new(Settings::default())?);
     let addresses = vec![Ipv4Addr::LOCALHOST.into()];
     let nodes = [Node { name: Label::parse("node", "n1")?, addresses }];
-    let secrets = CookieSecrets { current: [7; 16], previous: None };
-    let (standing, cookies) = (Standing::Current, Some(&secrets));
+    let secret = CookieSecret([7; 16]);
+    let (standing, cookies) = (Standing::Current, Some(&secret));
     let catalog = Catalog { state: &state, nodes: &nodes, standing, cookies };
     println!("| kind | fast path, ns | full path, ns |\n|---|---|---|");
     for kind in ["a", "srv", "aaaa", "random", "cookie"] {

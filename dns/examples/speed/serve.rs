@@ -14,7 +14,7 @@ use hickory_server::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rollcall_core::{State, name::Label};
 use rollcall_dns::{
-    Catalog, CookieSecrets, Fast, Front, Node, Outcome, Query, Settings, Standing, Transport,
+    Catalog, CookieSecret, Fast, Front, Node, Outcome, Query, Settings, Standing, Transport,
 };
 use std::{
     error::Error,
@@ -49,7 +49,7 @@ fn ours(port: u16, services: usize, changes: u32, fast: bool) -> Result<()> {
     let mut path = Fast::new(front.clone(), Fast::MEMORY, 7);
     let nodes =
         [Node { name: Label::parse("node", "n1")?, addresses: vec![Ipv4Addr::LOCALHOST.into()] }];
-    let secrets = CookieSecrets { current: [7; 16], previous: None };
+    let secret = CookieSecret([7; 16]);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?;
     let (began, mut dice) = (Instant::now(), SmallRng::seed_from_u64(7));
     let (mut bytes, mut reply) = (vec![0; 4096], Vec::with_capacity(4096));
@@ -69,7 +69,7 @@ fn ours(port: u16, services: usize, changes: u32, fast: bool) -> Result<()> {
             state: &state,
             nodes: &nodes,
             standing: Standing::Current,
-            cookies: Some(&secrets),
+            cookies: Some(&secret),
         };
         let outcome = fast.then(|| path.answer(&query, &catalog, &mut reply)).flatten();
         let outcome = outcome.unwrap_or_else(|| front.answer(&query, &catalog, &mut reply));

@@ -8,7 +8,10 @@
 //! place; what is asked for in the old one moves to the young one. So there are never more than the given bytes.
 
 use super::entry::Entry;
-use crate::catalog::{Catalog, Standing};
+use crate::{
+    catalog::{Catalog, Standing},
+    rate::Class,
+};
 use rollcall_core::{State, name::ServiceName};
 #[expect(clippy::disallowed_types, reason = "looked up by key and never iterated over")]
 use std::collections::HashMap;
@@ -57,6 +60,7 @@ struct Kept {
     /// Place of its service in the table of changes, and the last turn in which it was known to hold.
     mark: usize,
     held: u64,
+    class: Class,
     entry: Entry,
 }
 
@@ -137,8 +141,8 @@ impl Cache {
         xxh3_64_with_seed(key, self.seed)
     }
 
-    /// The entry of a key, as long as it holds.
-    pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Option<&Entry> {
+    /// The entry of a key and its class, as long as it holds.
+    pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Option<(&Entry, Class)> {
         if let Some(kept) = self.old.remove(&hash) {
             self.put(hash, kept);
         }
@@ -153,12 +157,17 @@ impl Cache {
             }
             kept.held = self.turn;
         }
-        Some(&kept.entry)
+        Some((&kept.entry, kept.class))
     }
 
     /// Keeps an entry that was built from what was last followed. One that is larger than half of the memory is not kept.
-    pub(super) fn insert(&mut self, hash: u64, key: &[u8], service: &ServiceName, entry: Entry) {
-        let kept = Kept { key: key.into(), mark: mark(service), held: self.turn, entry };
+    pub(super) fn insert(
+        &mut self,
+        (hash, key): (u64, &[u8]),
+        service: &ServiceName,
+        (entry, class): (Entry, Class),
+    ) {
+        let kept = Kept { key: key.into(), mark: mark(service), held: self.turn, class, entry };
         self.old.remove(&hash);
         self.put(hash, kept);
     }
@@ -211,16 +220,16 @@ mod tests {
 
     const MEMORY: usize = 64 * 1024;
 
-    fn nothing(apex: usize) -> Entry {
-        Entry::Nothing { code: 0, domain: 0, apex }
+    fn nothing(apex: usize) -> (Entry, Class) {
+        (Entry::Nothing { code: 0, domain: 0, apex }, Class::Error)
     }
 
     fn service() -> ServiceName {
         ServiceName::parse("", "web").expect("a name")
     }
 
-    fn apex(entry: Option<&Entry>) -> Option<usize> {
-        match entry? {
+    fn apex(entry: Option<(&Entry, Class)>) -> Option<usize> {
+        match entry?.0 {
             Entry::Nothing { apex, .. } => Some(*apex),
             Entry::Addresses(_) | Entry::Places(_) => None,
         }
@@ -231,11 +240,11 @@ mod tests {
         let mut cache = Cache::new(MEMORY, 1);
         let mut dice = StdRng::seed_from_u64(1);
         let mut flips = 0;
-        cache.insert(0, b"often", &service(), nothing(7));
+        cache.insert((0, b"often"), &service(), nothing(7));
         for i in 0..20_000_u64 {
             let key = vec![0; dice.random_range(1..255)];
             let before = cache.young.len();
-            cache.insert(1 + i, &key, &service(), nothing(0));
+            cache.insert((1 + i, &key), &service(), nothing(0));
             flips += usize::from(cache.young.len() < before);
             assert_eq!(apex(cache.get(0, b"often")), Some(7), "{i}");
             let kept = cache.young.values().chain(cache.old.values()).map(Kept::size);
@@ -249,7 +258,7 @@ mod tests {
     #[test]
     fn an_entry_that_is_larger_than_the_memory_is_not_kept() {
         let mut cache = Cache::new(1_000, 1);
-        cache.insert(0, &[0; 400], &service(), nothing(7));
+        cache.insert((0, &[0; 400]), &service(), nothing(7));
         assert!(cache.get(0, &[0; 400]).is_none());
         assert_eq!(cache.bytes, 0);
     }
@@ -257,9 +266,9 @@ mod tests {
     #[test]
     fn two_questions_with_one_hash_are_told_apart() {
         let mut cache = Cache::new(MEMORY, 1);
-        cache.insert(0, b"one", &service(), nothing(1));
+        cache.insert((0, b"one"), &service(), nothing(1));
         assert!(cache.get(0, b"two").is_none());
-        cache.insert(0, b"two", &service(), nothing(2));
+        cache.insert((0, b"two"), &service(), nothing(2));
         assert_eq!(apex(cache.get(0, b"two")), Some(2));
         assert!(cache.get(0, b"one").is_none());
     }

@@ -103,24 +103,24 @@ impl Pick {
 }
 
 impl Entry {
-    /// An entry of what was found; `None`: rows of rare types are none.
+    /// An entry of what was found; rows of rare types are given back.
     pub(super) fn new(
         found: Found,
         place: &question::Place<'_>,
         kind: u16,
         domain: &Domain,
-    ) -> Option<Self> {
+    ) -> Result<Self, Found> {
         let nothing = |code| Self::Nothing { code, domain: place.domain, apex: place.apex };
         match found {
-            Found::Unknown => Some(nothing(code::NX_DOMAIN)),
-            Found::Empty => Some(nothing(code::NO_ERROR)),
+            Found::Unknown => Ok(nothing(code::NX_DOMAIN)),
+            Found::Empty => Ok(nothing(code::NO_ERROR)),
             Found::Addresses(addresses, terms) => {
-                Some(Self::Addresses(Rows::addresses(addresses, kind, terms)))
+                Ok(Self::Addresses(Rows::addresses(addresses, kind, terms)))
             }
             Found::Places(places, terms) => {
-                Some(Self::Places(Rows::places(places, domain.wire(), terms)))
+                Ok(Self::Places(Rows::places(places, domain.wire(), terms)))
             }
-            Found::Rows(..) => None,
+            found @ Found::Rows(..) => Err(found),
         }
     }
 

@@ -2,8 +2,10 @@
 //!
 //! It decides nothing by itself. `parse` reads plain queries and leaves all others to [`Front::answer`]; `entry` and
 //! `cache` keep what [`crate::lookup`] found; `write` puts together what [`crate::choose`] chooses. So the two paths give
-//! the same bytes, which `tests/differential.rs` compares.
+//! the same bytes, which `tests/differential.rs` compares. `allowance` says how much may be searched for what will not
+//! be asked again: who makes up names under a large service must not hold up the clients of this thread.
 
+mod allowance;
 mod cache;
 mod entry;
 mod parse;
@@ -20,6 +22,7 @@ use crate::{
     respond,
     wire::kind,
 };
+use allowance::Allowance;
 use cache::Cache;
 use entry::Entry;
 use parse::{Parsed, parse};
@@ -37,27 +40,35 @@ const KINDS: [u16; 6] = [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, 
 #[derive(Debug)]
 pub struct Fast {
     front: Arc<Front>,
+    own: Own,
+}
+
+/// What the thread has for itself.
+#[derive(Debug)]
+struct Own {
     cache: Cache,
     desk: Desk,
+    allowance: Allowance,
 }
 
 impl Fast {
-    /// Enough for the addresses and places of some 25,000 services with ten instances each.
+    /// For one thread. A, AAAA and SRV of 10,000 services with ten instances each take 23 MiB; they must fit into half.
     pub const MEMORY: usize = 64 << 20;
 
     /// The fast path of `front`, keeping at most `memory` bytes of records (and a table of 512 KiB). `seed` is random, so
     /// that nobody can find names that drive each other out.
     pub fn new(front: Arc<Front>, memory: usize, seed: u64) -> Self {
-        Self { front, cache: Cache::new(memory, seed), desk: Desk::default() }
+        let (cache, desk) = (Cache::new(memory, seed), Desk::default());
+        Self { front, own: Own { cache, desk, allowance: Allowance::default() } }
     }
 
     /// Number of answers that are kept ready.
     pub fn kept(&self) -> usize {
-        self.cache.len()
+        self.own.cache.len()
     }
 
-    /// Answers a query as [`Front::answer`] would, if it is a plain one. `None`: it is not, and that one is to be asked;
-    /// then nothing has happened, and what stands in `reply` means nothing.
+    /// Answers a query as [`Front::answer`] would, if it is a plain one and costs little. `None`: it is not, and that one
+    /// is to be asked, elsewhere; then nothing has happened, and what stands in `reply` means nothing.
     pub fn answer(
         &mut self,
         query: &Query<'_>,
@@ -68,53 +79,88 @@ impl Fast {
         if catalog.standing == Standing::Unready {
             return None;
         }
-        self.cache.follow(catalog);
-        let settings = self.front.settings();
+        let Self { front, own } = self;
+        own.cache.follow(catalog);
+        let settings = front.settings();
         let mut buffer = [0; KEY_MAX];
         let client = query.peer.ip().to_canonical();
-        let key = key(&mut buffer, &parsed, self.front.localities.number(client));
-        let hash = self.cache.hash(key);
+        let key = key(&mut buffer, &parsed, front.localities.number(client));
+        let hash = own.cache.hash(key);
         let cookie = respond::judge_cookie(query, parsed.extensions.as_ref(), catalog);
         let job = Job { settings, query, parsed: &parsed, catalog, client, cookie };
-        if let Some(entry) = self.cache.get(hash, key) {
-            return Some(reply_from(&self.front, &mut self.desk, &job, (key, entry), reply));
+        if let Some((entry, class)) = own.cache.get(hash, key) {
+            let refused = over_limit(front, &job, class, reply);
+            let write = || Outcome::Reply(own.desk.write(&job, entry, reply));
+            return Some(refused.unwrap_or_else(write));
         }
         let name = Name::read(parsed.question)?;
-        if let Some(Made { entry, keep }) = make(&self.front, &job, &name) {
-            let outcome = reply_from(&self.front, &mut self.desk, &job, (key, &entry), reply);
-            if let Some(service) = keep {
-                self.cache.insert(hash, key, &service, entry);
-            }
-            return Some(outcome);
-        }
-        let asked = parsed.asked(Ok(Box::new(name)));
-        let answered = respond::respond(&self.front, query, &asked, catalog, reply);
-        Some(answered.map_or_else(|| dropped(reply), Outcome::Reply))
+        own.make(front, &job, (hash, key), name, reply)
     }
 }
 
-/// Writes the reply that an entry makes, or what the rate limit wants in its place.
-fn reply_from(
-    front: &Front,
-    desk: &mut Desk,
-    job: &Job<'_>,
-    (key, entry): (&[u8], &Entry),
-    reply: &mut Vec<u8>,
-) -> Outcome {
-    let name = &key[..job.parsed.name().len()];
-    let class = match entry {
-        Entry::Nothing { code: code::NX_DOMAIN, .. } => Class::Unknown,
-        Entry::Nothing { .. } => Class::NoData(name),
-        Entry::Addresses(_) | Entry::Places(_) => Class::Data(name),
-    };
-    match respond::verdict(front, job.query, job.cookie.as_ref(), class) {
-        Verdict::Send => Outcome::Reply(desk.write(job, entry, reply)),
+impl Own {
+    /// Answers what is not kept, and keeps it where that is of use.
+    fn make(
+        &mut self,
+        front: &Front,
+        job: &Job<'_>,
+        (hash, key): (u64, &[u8]),
+        name: Name,
+        reply: &mut Vec<u8>,
+    ) -> Option<Outcome> {
+        let Job { query, catalog, parsed, cookie, .. } = *job;
+        let kind = parsed.kind;
+        let Some(place) = question::read(&name, front.settings()) else {
+            let asked = parsed.asked(Ok(Box::new(name)));
+            let answered = respond::respond(front, query, &asked, catalog, reply);
+            return Some(answered.map_or_else(|| dropped(reply), Outcome::Reply));
+        };
+        let question = &place.question;
+        let lookup = respond::look_up(front, query, catalog, kind, &place);
+        if !will_be_kept(question, kind)
+            && !self.allowance.spend(cost(&lookup, question), query.now)
+        {
+            return None;
+        }
+        let class = lookup.class(question);
+        let refused = over_limit(front, job, class, reply);
+        if refused.is_some() {
+            return refused;
+        }
+        let found = lookup.find(question);
+        let keep = may_keep(catalog, question, &found);
+        let entry = if makes_entry(&place, kind) {
+            Entry::new(found, &place, kind, lookup.domain)
+        } else {
+            Err(found)
+        };
+        Some(Outcome::Reply(match entry {
+            Ok(entry) => {
+                let answered = self.desk.write(job, &entry, reply);
+                if let Some(service) = keep {
+                    self.cache.insert((hash, key), &service, (entry, class));
+                }
+                answered
+            }
+            Err(found) => {
+                let asked = parsed.asked(Err(code::NO_ERROR));
+                let found = (lookup, found);
+                respond::write_found(front, query, &asked, cookie.as_ref(), found, reply)
+            }
+        }))
+    }
+}
+
+/// What the rate limit wants in the place of a reply of that class; `None`: it may be sent.
+fn over_limit(front: &Front, job: &Job<'_>, class: Class, reply: &mut Vec<u8>) -> Option<Outcome> {
+    let cookie = job.cookie.as_ref();
+    match respond::verdict(front, job.query, cookie, class) {
+        Verdict::Send => None,
         Verdict::Slip => {
             let asked = job.parsed.asked(Err(code::NO_ERROR));
-            let cookie = job.cookie.as_ref();
-            Outcome::Reply(respond::slip(front, job.query, &asked, cookie, reply))
+            Some(Outcome::Reply(respond::slip(front, job.query, &asked, cookie, reply)))
         }
-        Verdict::Drop => dropped(reply),
+        Verdict::Drop => Some(dropped(reply)),
     }
 }
 
@@ -136,47 +182,48 @@ fn key<'a>(buffer: &'a mut [u8; KEY_MAX], parsed: &Parsed<'_>, locality: Option<
     &buffer[..end + 6]
 }
 
-/// An entry that was made for a query.
-struct Made {
-    entry: Entry,
-    /// The service that it stands and falls with; `None`: it is not kept.
-    keep: Option<ServiceName>,
+/// How many records of the catalogue an answer has to look at.
+fn cost(lookup: &Lookup<'_>, question: &Question<'_>) -> usize {
+    match question {
+        Question::Service(target, _) | Question::Instance(target, _) => {
+            lookup.known(target).map_or(0, |service| service.instances.len())
+        }
+        Question::ServiceTypes(_) => lookup.catalog.state.services().len(),
+        Question::Apex
+        | Question::Empty
+        | Question::Nothing
+        | Question::WithinService(_)
+        | Question::Node(_)
+        | Question::Address(_)
+        | Question::Reverse(_) => 0,
+    }
 }
 
-/// Looks a question up. `None`: it is of a rare kind, and the full path looks it up.
-fn make(front: &Front, job: &Job<'_>, name: &Name) -> Option<Made> {
-    let (settings, catalog, kind) = (job.settings, job.catalog, job.parsed.kind);
-    let place = question::read(name, settings)?;
-    match place.question {
-        Question::Service(..) if !KINDS.contains(&kind) => return None,
-        Question::Service(..)
-        | Question::WithinService(_)
-        | Question::Nothing
-        | Question::Empty => {}
+/// Whether the look-up is worth its cost whatever it finds: the plain name of a service. With a tag, a port or a zone
+/// it only is if there are such.
+fn will_be_kept(question: &Question<'_>, kind: u16) -> bool {
+    let Question::Service(target, by) = question else { return false };
+    let plain = match by {
+        Select::Tags(tags) => tags.is_empty(),
+        Select::Transport { .. } => true,
+        Select::Port(..) | Select::Word(_) => false,
+    };
+    plain && target.zone.is_none() && matches!(kind, kind::A | kind::AAAA | kind::SRV)
+}
+
+/// Whether the answer is one that entries are made of; the others are rare, and written record by record.
+fn makes_entry(place: &question::Place<'_>, kind: u16) -> bool {
+    let plain = match place.question {
+        Question::Service(..) => KINDS.contains(&kind),
+        Question::WithinService(_) | Question::Nothing | Question::Empty => true,
         Question::Apex
         | Question::Instance(..)
         | Question::Node(_)
         | Question::Address(_)
         | Question::ServiceTypes(_)
-        | Question::Reverse(_) => return None,
-    }
-    if place.reverse {
-        return None;
-    }
-    let lookup = Lookup {
-        settings,
-        catalog,
-        domain: &settings.domains[place.domain],
-        apex: place.apex,
-        reverse: false,
-        kind,
-        client: job.client,
-        locality: front.localities.of(job.client),
-        random: job.query.random,
+        | Question::Reverse(_) => false,
     };
-    let found = lookup.find(&place.question);
-    let keep = may_keep(catalog, &place.question, &found);
-    Some(Made { entry: Entry::new(found, &place, kind, lookup.domain)?, keep })
+    plain && !place.reverse
 }
 
 /// The service that the entry stands and falls with, if there are only so many names like this one as the catalogue has

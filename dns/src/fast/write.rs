@@ -84,7 +84,7 @@ impl Desk {
         let head = Head { query: parsed.header, code, authoritative: true, truncated };
         let opt = (!self.opt.is_empty()).then_some(&self.opt[..]);
         writer.finish(&head, 1, opt);
-        Answered { kind: parsed.kind, code, truncated, slipped: false }
+        Answered { kind: parsed.kind, code, truncated, slipped: false, ready: true }
     }
 
     fn nothing(

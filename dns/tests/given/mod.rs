@@ -19,7 +19,7 @@ use rollcall_core::{
     record::{Actor, AdminState},
 };
 use rollcall_dns::{
-    Answered, Catalog, CookieSecrets, DropReason, Front, Node, Outcome, Query, Settings, Standing,
+    Answered, Catalog, CookieSecret, DropReason, Front, Node, Outcome, Query, Settings, Standing,
     Transport,
 };
 use std::{net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
@@ -33,7 +33,7 @@ pub(crate) struct Given {
     pub(crate) state: State,
     pub(crate) nodes: Vec<Node>,
     pub(crate) standing: Standing,
-    pub(crate) cookies: Option<CookieSecrets>,
+    pub(crate) cookies: Option<CookieSecret>,
     pub(crate) front: Front,
 }
 

@@ -5,20 +5,22 @@
 mod ask;
 mod world;
 
-use crate::given::Given;
+use crate::{given::Given, hickory};
 use hickory_proto::{
     op::Message,
     serialize::binary::{BinDecodable, BinDecoder},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rollcall_dns::{
-    Fast, Front, Outcome, Query, RateLimit, Settings, Standing, Transport, Truncation,
+    Answered, Fast, Front, Outcome, Query, RateLimit, Settings, Standing, Transport, Truncation,
 };
 use std::{fmt, sync::Arc};
 
 /// Of so many queries, a node that sleeps answers the first ones.
 const CYCLE: u64 = 2_500;
 const AWAKE: u64 = 300;
+/// One query in so many goes through hickory too.
+const HICKORY: u64 = 3;
 
 /// What was compared.
 #[derive(Debug, Default, Clone, Copy)]
@@ -41,6 +43,8 @@ pub(crate) struct Tally {
     pub(crate) slipped: u64,
     /// Queries that got no reply.
     pub(crate) dropped: u64,
+    /// Replies that were compared with those of hickory's server.
+    pub(crate) hickory: u64,
 }
 
 /// One round: a catalogue, and nodes that answer from it.
@@ -108,6 +112,12 @@ impl Round {
         let settings = self.given.front.settings();
         check(&query, settings, full, &expected);
         self.tally.queries += 1;
+        if self.tally.queries.is_multiple_of(HICKORY)
+            && let Some(theirs) = hickory::sent(&query, &expected)
+        {
+            hickory::same(&query, &expected, &theirs);
+            self.tally.hickory += 1;
+        }
         self.tally.dropped += u64::from(matches!(full, Outcome::Drop(_)));
         for (at, node) in self.nodes.iter_mut().enumerate() {
             let mut reply = vec![0xEE; 7];
@@ -128,8 +138,16 @@ impl Round {
     }
 }
 
+/// The outcome but for how it came about.
+fn plain(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Reply(answered) => Outcome::Reply(Answered { ready: false, ..answered }),
+        Outcome::Drop(_) => outcome,
+    }
+}
+
 fn same(query: &Query<'_>, full: (Outcome, &[u8]), fast: (Outcome, &[u8])) {
-    if full != fast {
+    if full != (plain(fast.0), fast.1) {
         let message = |bytes| Message::from_vec(bytes).map(|message| message.to_string());
         panic!(
             "{:?} from {}: {}\nfull path: {:?}\n{:?}\n{:02x?}\nfast path: {:?}\n{:?}\n{:02x?}",
@@ -231,6 +249,7 @@ impl Tally {
         self.limited += other.limited;
         self.slipped += other.slipped;
         self.dropped += other.dropped;
+        self.hickory += other.hickory;
     }
 }
 
@@ -240,7 +259,7 @@ impl fmt::Display for Tally {
             f,
             "{} queries over {} changes, {} answered by the fast path: {} with records, {} NODATA, \
              {} NXDOMAIN, {} REFUSED, {} truncated, {} stale, {} with a cookie, {} over TCP, {} \
-             limited, {} slipped; {} dropped",
+             limited, {} slipped; {} dropped; {} compared with hickory's server",
             self.queries,
             self.changes,
             self.fast,
@@ -255,6 +274,7 @@ impl fmt::Display for Tally {
             self.limited,
             self.slipped,
             self.dropped,
+            self.hickory,
         )
     }
 }

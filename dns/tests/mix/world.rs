@@ -14,7 +14,7 @@ use rollcall_core::{
     policy::Policy,
     record::{Actor, AdminState, Record},
 };
-use rollcall_dns::{CookieSecrets, Standing};
+use rollcall_dns::{CookieSecret, Standing};
 use std::{sync::Arc, time::Duration};
 
 /// Names of the services; the last ones are large, and some are never registered.
@@ -44,7 +44,7 @@ pub(super) fn localities() -> Vec<(IpNet, Locality)> {
 /// Fills an empty catalogue.
 pub(super) fn begin(given: &mut Given, dice: &mut StdRng) {
     for service in ["large", "huge"] {
-        let count = if service == "large" { dice.random_range(20..60) } else { 150 };
+        let count = if service == "large" { dice.random_range(20..60) } else { 300 };
         let plain = dice.random_bool(0.5);
         let items = (0..count).map(|i| registration("", service, &format!("i{i}"), dice, plain));
         let items = items.collect();
@@ -88,8 +88,8 @@ pub(super) fn change(given: &mut Given, dice: &mut StdRng) {
             };
         }
         96..98 => {
-            let secrets = CookieSecrets { current: dice.random(), previous: Some(dice.random()) };
-            given.cookies = dice.random_bool(0.8).then_some(secrets);
+            let secret = CookieSecret(dice.random());
+            given.cookies = dice.random_bool(0.8).then_some(secret);
         }
         98 => given.nodes.rotate_left(1),
         _ => given.state.begin_epoch(),

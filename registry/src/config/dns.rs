@@ -75,16 +75,16 @@ pub struct DnsSection {
     pub tcp_write: Duration,
     /// Limit UDP replies to each /24 (IPv6: /56), unless the client shows a valid cookie.
     pub rate_limit: bool,
-    /// Replies with data per second, to one prefix for one name. 1 to 1,000,000.
+    /// Replies per second about what exists, to one prefix for one service and type. 1 to 1,000,000.
     pub rate_answers: u32,
-    /// Replies without data per second, to one prefix. 1 to 1,000,000.
+    /// Replies per second that there is no such name, and as many errors, to one prefix. 1 to 1,000,000.
     pub rate_negatives: u32,
     /// So many seconds' worth of replies may come at once. 1s to 1m.
     #[serde(with = "humantime_serde")]
     pub rate_window: Duration,
     /// Every n-th reply over the limit is a short one that sends the client to TCP; 0: none. At most 10.
     pub rate_slip: u32,
-    /// Prefixes and names remembered. 1,000 to 10,000,000.
+    /// Prefixes and services remembered. 1,000 to 10,000,000.
     pub rate_table: u32,
     /// Clients that are never limited: loopback, private and shared addresses by default.
     pub rate_exempt: Vec<String>,
@@ -207,8 +207,9 @@ impl DnsSection {
             })
         };
         let rate = rate()?;
-        // Multiples of 100 ms (RFC 7828); a client that was told a longer time than there is would lose a query.
-        let keepalive = u16::try_from(self.tcp_idle.as_millis() / 100).unwrap_or(u16::MAX);
+        // Multiples of 100 ms (RFC 7828); a client that was told a longer time than there is would lose a query, and there
+        // is a fifth of it as soon as many are connected.
+        let keepalive = u16::try_from(self.tcp_idle.as_millis() / 500).unwrap_or(u16::MAX);
         Settings {
             domains: self.domains.iter().map(domain).collect::<Read<_>>()?,
             dc: Label::parse("dc", &self.dc)?,
@@ -292,7 +293,7 @@ mod tests {
         let settings = Config::default().dns_settings();
         let default = DnsSettings::default();
         assert_eq!(settings, default);
-        assert_eq!(settings.front.tcp_keepalive, 100);
+        assert_eq!(settings.front.tcp_keepalive, 20);
     }
 
     #[test]

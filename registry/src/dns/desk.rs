@@ -1,12 +1,10 @@
 //! Where every query arrives, whichever way it came: it is answered on what readers see now, and counted.
 
-use super::stats::{DnsStats, Path};
+use super::stats::DnsStats;
 use crate::{clock::Clock, view::View};
 use arc_swap::ArcSwap;
-use rollcall_dns::{
-    Catalog, CookieSecrets, Fast, Front, Node, Outcome, Query, Standing, Transport,
-};
-use std::{net::SocketAddr, sync::Arc};
+use rollcall_dns::{Catalog, CookieSecret, Fast, Front, Node, Outcome, Query, Standing, Transport};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// What an answer needs besides the state. Replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +51,11 @@ impl Desk {
         &self.stats
     }
 
+    /// The clock that it counts by.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// What readers see.
     pub(super) fn view(&self) -> &View {
         &self.view
@@ -83,7 +86,7 @@ impl Desk {
         let front = &self.front;
         let full =
             |query: &Query<'_>, catalog: &Catalog<'_>| Some(front.answer(query, catalog, reply));
-        self.count(arrival, shard, Path::Full, full).unwrap_or(false)
+        self.count(arrival, shard, full).unwrap_or(false)
     }
 
     /// The same on the fast path. `None`: it is no plain query; nothing has happened, and [`Desk::answer`] is for it.
@@ -95,24 +98,25 @@ impl Desk {
         reply: &mut Vec<u8>,
     ) -> Option<bool> {
         let answer = |query: &Query<'_>, catalog: &Catalog<'_>| fast.answer(query, catalog, reply);
-        self.count(arrival, shard, Path::Fast, answer)
+        self.count(arrival, shard, answer)
     }
 
     fn count(
         &self,
         arrival: Arrival<'_>,
         shard: usize,
-        path: Path,
         answer: impl FnOnce(&Query<'_>, &Catalog<'_>) -> Option<Outcome>,
     ) -> Option<bool> {
         let Arrival { bytes, peer, transport, random } = arrival;
         let now = self.clock.monotonic();
         let unix = self.clock.wall_ms() / 1000;
         let query = Query { bytes, peer, transport, now, unix, random };
-        let (seen, surroundings) = (self.view.load(), self.surroundings.load());
+        // In this order: the state is at least as new as what is said of it.
+        let surroundings = self.surroundings.load();
+        let seen = self.view.load();
         let secret = seen.state.secret();
         let secret = secret.map(|secret| secret.bits().to_be_bytes());
-        let cookies = secret.map(|current| CookieSecrets { current, previous: None });
+        let cookies = secret.map(CookieSecret);
         let catalog = Catalog {
             state: &seen.state,
             nodes: &surroundings.nodes,
@@ -123,7 +127,7 @@ impl Desk {
         let took = self.clock.monotonic().saturating_sub(now);
         Some(match outcome {
             Outcome::Reply(answered) => {
-                self.stats.answered(shard, (transport, path), &answered, took);
+                self.stats.answered(shard, transport, &answered, took);
                 true
             }
             Outcome::Drop(reason) => {

@@ -2,7 +2,7 @@
 //!
 //! * [`desk`]: one query in, one reply out, on what readers see at this moment; counted by [`stats`]
 //! * `udp`: threads that block, one socket each, where the network has such; one loop over [`Net`] where not
-//! * [`tcp`]: connections, how many of them ([`tcp::places`]) and for how long
+//! * [`tcp`]: connections, how many of them ([`tcp::places`]) and for how long; on a thread of their own in the same case
 //! * `standing`: how far the state can be trusted, and where the nodes are; `secret`: what signs the cookies
 //!
 //! [`Net`]: crate::net::Net
@@ -148,23 +148,24 @@ impl Dns {
         let desk = Arc::new(desk);
         let stopping = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let trust =
-            standing::Trust { replica: replica.clone(), host: host.clone(), desk: desk.clone() };
+        let trust = standing::Trust::new(replica.clone(), host.clone(), desk.clone());
         tasks.spawn(trust.keep(settings.stale_after, stopping.clone()));
         tasks.spawn(secret::keep(replica, view, host.random.clone(), stopping.clone()));
         let mut threads = Threads::default();
+        let (random, port) = (host.random.clone(), sockets.address.port());
+        let server = tcp::TcpServer::new(desk.clone(), settings.tcp.clone(), tcp_shard, random);
+        let tcp = server.serve(sockets.tcp, stopping.clone());
         match sockets.udp {
             Udp::Threads(sockets) => {
                 threads.start(sockets, &desk, &host.random);
+                threads.run(&format!("dns-{port}-tcp"), tcp);
             }
             Udp::Loop(socket) => {
                 let random = host.random.bits();
                 tasks.spawn(udp::answer_loop(socket, desk.clone(), random, stopping.clone()));
+                tasks.spawn(tcp);
             }
         }
-        let server =
-            tcp::TcpServer::new(desk.clone(), settings.tcp.clone(), tcp_shard, host.random);
-        tasks.spawn(server.serve(sockets.tcp, stopping.clone()));
         Ok(Self { desk, threads, tasks, stopping })
     }
 
@@ -183,5 +184,12 @@ impl Dns {
         self.stopping.cancel();
         self.threads.stop().await;
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Dns {
+    /// A thread has nobody else to tell it.
+    fn drop(&mut self) {
+        self.stopping.cancel();
     }
 }

@@ -15,12 +15,20 @@ const ANXIOUS_LOOK: Duration = Duration::from_millis(10);
 /// Keeps a desk told.
 #[derive(Debug)]
 pub(super) struct Trust {
-    pub(super) replica: Replica,
-    pub(super) host: Host,
-    pub(super) desk: Arc<Desk>,
+    replica: Replica,
+    host: Host,
+    desk: Arc<Desk>,
+    /// There was nothing on the disk: what is seen may be the beginning of a catalogue, until it was in step once.
+    began_empty: bool,
 }
 
 impl Trust {
+    /// Must be made when what was on the disk is visible, and nothing else.
+    pub(super) fn new(replica: Replica, host: Host, desk: Arc<Desk>) -> Self {
+        let began_empty = desk.view().load().applied_index == 0;
+        Self { replica, host, desk, began_empty }
+    }
+
     /// Until it shall stop.
     pub(super) async fn keep(self, stale_after: Duration, stop: CancellationToken) {
         loop {
@@ -46,20 +54,30 @@ impl Trust {
         // Asked first: what is seen then is at least as new.
         let fresh = self.replica.fresh_as_of();
         let seen = self.desk.view().load();
-        if seen.applied_index == 0 && seen.state.revision() == 0 {
-            return Standing::Unready;
-        }
-        let now = self.host.clock.monotonic();
-        match fresh {
-            Some(at) if now.saturating_sub(at) <= stale_after => Standing::Current,
-            Some(_) | None => Standing::Stale,
-        }
+        let age = fresh.map(|at| self.host.clock.monotonic().saturating_sub(at));
+        judge(self.began_empty, seen.applied_index, age, stale_after)
     }
 
     fn nodes(&self) -> Vec<Node> {
         let members = self.replica.members();
         let announced = members.iter().map(|(id, member)| (*id, &*member.name, member.dns.ip()));
         named(announced)
+    }
+}
+
+/// `age`: how long ago the node was in step with a leader; `None`: never since its start.
+fn judge(
+    began_empty: bool,
+    applied: u64,
+    age: Option<Duration>,
+    stale_after: Duration,
+) -> Standing {
+    match age {
+        _ if applied == 0 => Standing::Unready,
+        Some(age) if age <= stale_after => Standing::Current,
+        Some(_) => Standing::Stale,
+        None if began_empty => Standing::Unready,
+        None => Standing::Stale,
     }
 }
 
@@ -84,6 +102,24 @@ fn named<'a>(members: impl Iterator<Item = (u64, &'a str, IpAddr)> + Clone) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_began_empty_answers_once_it_was_in_step_and_never_from_half_a_catalogue() {
+        let [second, long] = [Duration::from_secs(1), Duration::from_secs(9)];
+        let limit = Duration::from_secs(2);
+        for (began_empty, applied, age, expected) in [
+            (true, 0, None, Standing::Unready),
+            (true, 700, None, Standing::Unready),
+            (true, 700, Some(second), Standing::Current),
+            (true, 700, Some(long), Standing::Stale),
+            (true, 0, Some(second), Standing::Unready),
+            (false, 700, None, Standing::Stale),
+            (false, 700, Some(second), Standing::Current),
+        ] {
+            let found = judge(began_empty, applied, age, limit);
+            assert_eq!(found, expected, "{began_empty} {applied} {age:?}");
+        }
+    }
 
     #[test]
     fn a_node_bears_its_name_where_it_can_and_its_id_where_not() {

@@ -44,20 +44,12 @@ const CODES: [(u16, &str); 8] = [
 ];
 const OTHER: &str = "other";
 const TRANSPORTS: [&str; 2] = ["udp", "tcp"];
+/// Put together from records in wire form, or written record by record.
 const PATHS: [&str; 2] = ["fast", "full"];
 const CELLS: usize = (KINDS.len() + 1) * (CODES.len() + 1) * TRANSPORTS.len() * PATHS.len();
 /// Upper bounds of the histogram in seconds; the last one holds the rest.
 const BOUNDS: [f64; 9] =
     [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.001, 0.005, 0.025, f64::INFINITY];
-
-/// Which way a query took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// From records kept ready.
-    Fast,
-    /// Through everything.
-    Full,
-}
 
 /// Why nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +66,7 @@ pub enum Dropped {
     SendFailed,
     /// Answering it failed within the program.
     Broken,
-    /// Too many unusual queries wait for the full path.
+    /// Too many unusual queries waited for the full path, or this one for too long.
     Busy,
 }
 
@@ -172,7 +164,7 @@ impl DnsStats {
     pub(super) fn answered(
         &self,
         shard: usize,
-        (transport, path): (Transport, Path),
+        transport: Transport,
         answered: &Answered,
         took: Duration,
     ) {
@@ -181,7 +173,7 @@ impl DnsStats {
         let cell = (find(&KINDS, answered.kind) * (CODES.len() + 1) + find(&CODES, answered.code))
             * TRANSPORTS.len()
             + way;
-        let cell = cell * PATHS.len() + path as usize;
+        let cell = cell * PATHS.len() + usize::from(!answered.ready);
         more(&shard.answered[cell], 1);
         more(&shard.truncated, u64::from(answered.truncated));
         more(&shard.slipped, u64::from(answered.slipped));
@@ -220,6 +212,11 @@ impl DnsStats {
     /// Queries that got a reply.
     pub fn replies(&self) -> u64 {
         (0..CELLS).map(|cell| self.sum(|shard| &shard.answered[cell])).sum()
+    }
+
+    /// Queries that got a reply put together from records in wire form.
+    pub fn ready_replies(&self) -> u64 {
+        (0..CELLS).step_by(PATHS.len()).map(|cell| self.sum(|shard| &shard.answered[cell])).sum()
     }
 
     /// Queries that got none for this reason.
@@ -331,10 +328,11 @@ mod tests {
     #[test]
     fn threads_are_added_up_by_type_code_and_transport() {
         let stats = DnsStats::new(3);
-        let reply = |kind, code| Answered { kind, code, truncated: true, slipped: false };
-        stats.answered(0, (Transport::Udp, Path::Fast), &reply(33, 0), Duration::from_micros(30));
-        stats.answered(1, (Transport::Udp, Path::Fast), &reply(33, 0), Duration::from_secs(1));
-        stats.answered(2, (Transport::Tcp, Path::Full), &reply(4711, 9), Duration::ZERO);
+        let reply =
+            |kind, code, ready| Answered { kind, code, truncated: true, slipped: false, ready };
+        stats.answered(0, Transport::Udp, &reply(33, 0, true), Duration::from_micros(30));
+        stats.answered(1, Transport::Udp, &reply(33, 0, true), Duration::from_secs(1));
+        stats.answered(2, Transport::Tcp, &reply(4711, 9, false), Duration::ZERO);
         stats.dropped(1, Dropped::Limited);
         assert_eq!((stats.replies(), stats.drops(Dropped::Limited)), (3, 1));
         let text = rendered(stats);

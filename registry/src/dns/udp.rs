@@ -1,6 +1,7 @@
 //! DNS over UDP. In production a thread for each socket, which blocks in it: no task, no wake-up, no queue between
-//! the network and the answer of a plain query. What is unusual goes over a bounded queue to one thread more, so that it
-//! holds up nobody. Where the network has no such sockets, one loop over [`Datagrams`].
+//! the network and the answer of a plain query. What is unusual or costs much goes over a queue, bounded in number and in
+//! time, to one thread more, so that it holds up nobody. Where the network has no such sockets, one loop over
+//! [`Datagrams`].
 
 use super::{
     desk::{Arrival, Desk},
@@ -26,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 const QUERY_BYTES: usize = 4096;
 /// Unusual queries that wait; what comes on top is dropped, as a network drops it.
 const UNUSUAL: usize = 1_024;
+/// So long one of them may wait: after this its client asks elsewhere or once more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the thread for them looks whether it shall stop.
 const LOOK: Duration = Duration::from_millis(100);
 /// Pause after an error of the socket itself.
@@ -41,7 +44,6 @@ pub(super) struct Threads {
 impl Threads {
     /// Starts a thread for each socket, and one for what is unusual.
     pub(super) fn start(&mut self, sockets: Vec<UdpSocket>, desk: &Arc<Desk>, random: &Random) {
-        let memory = Fast::MEMORY / sockets.len().max(1);
         let (unusual, waiting) = sync_channel(UNUSUAL);
         let port = sockets.first().and_then(|socket| socket.local_addr().ok());
         let port = port.map_or(0, |address| address.port());
@@ -55,11 +57,19 @@ impl Threads {
                 unusual: unusual.clone(),
                 stop: self.stop.clone(),
             };
-            let fast = desk.fast(memory, random.bits());
+            let fast = desk.fast(Fast::MEMORY, random.bits());
             self.spawn(&format!("dns-{port}-{shard}"), move || thread.run(fast));
         }
         let full = Full { waiting, desk: desk.clone(), shard: full_shard, stop: self.stop.clone() };
         self.spawn(&format!("dns-{port}-full"), move || full.run());
+    }
+
+    /// Runs a task on a thread of its own, with timers and sockets of its own, until it ends by itself.
+    pub(super) fn run(&mut self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => self.spawn(name, move || runtime.block_on(task)),
+            Err(error) => tracing::error!(%error, name, "start a runtime for DNS"),
+        }
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
@@ -89,6 +99,8 @@ impl Drop for Threads {
 
 /// A query that the fast path leaves.
 struct Unusual {
+    /// When it came, by the clock of the desk.
+    arrived: Duration,
     bytes: Box<[u8]>,
     peer: SocketAddr,
     random: u64,
@@ -138,7 +150,8 @@ impl Thread {
             Some(false) => {}
             None => {
                 let socket = self.socket.clone();
-                let query = Unusual { bytes: bytes.into(), peer, random, socket };
+                let (arrived, bytes) = (self.desk.now(), bytes.into());
+                let query = Unusual { arrived, bytes, peer, random, socket };
                 if self.unusual.try_send(query).is_err() {
                     self.desk.stats().dropped(self.shard, Dropped::Busy);
                 }
@@ -168,19 +181,28 @@ impl Full {
     fn answer_all(&self) {
         let mut reply = Vec::with_capacity(QUERY_BYTES);
         while !self.stop.load(Ordering::Relaxed) {
-            let Unusual { bytes, peer, random, socket } = match self.waiting.recv_timeout(LOOK) {
-                Ok(query) => query,
-                Err(RecvTimeoutError::Timeout) => continue,
+            match self.waiting.recv_timeout(LOOK) {
+                Ok(query) => self.answer(&query, &mut reply),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     // All sockets have stopped, and so shall this one.
                     self.stop.store(true, Ordering::Relaxed);
                     return;
                 }
-            };
-            let arrival = Arrival { bytes: &bytes, peer, transport: Transport::Udp, random };
-            if self.desk.answer(arrival, self.shard, &mut reply) {
-                send(&socket, &reply, peer, &self.desk, self.shard);
             }
+        }
+    }
+
+    fn answer(&self, query: &Unusual, reply: &mut Vec<u8>) {
+        let Unusual { arrived, bytes, peer, random, socket } = query;
+        if self.desk.now().saturating_sub(*arrived) > PATIENCE {
+            self.desk.stats().dropped(self.shard, Dropped::Busy);
+            return;
+        }
+        let (peer, random) = (*peer, *random);
+        let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
+        if self.desk.answer(arrival, self.shard, reply) {
+            send(socket, reply, peer, &self.desk, self.shard);
         }
     }
 }
@@ -236,5 +258,64 @@ pub(super) async fn answer_loop(
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, dns::stats::DnsStats, view::View};
+    use rollcall_dns::{Front, Settings};
+    use std::sync::atomic::AtomicU64;
+
+    #[derive(Debug, Default)]
+    struct Stopped(AtomicU64);
+
+    impl Clock for Stopped {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed))
+        }
+
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_for_the_full_path_or_waits_too_long_is_dropped_and_counted() {
+        let (clock, stats) = (Arc::new(Stopped::default()), Arc::new(DnsStats::new(2)));
+        let front = Front::new(Settings::default()).unwrap();
+        let desk = Arc::new(Desk::new(front, View::new(10), clock.clone(), stats.clone()));
+        let (unusual, waiting) = sync_channel(UNUSUAL);
+        let (socket, stop) = (UdpSocket::bind("127.0.0.1:0").unwrap(), Arc::default());
+        let mut fast = desk.fast(1_000, 1);
+        let thread = Thread {
+            socket: Arc::new(socket),
+            desk: desk.clone(),
+            shard: 0,
+            random: Random::new(1),
+            unusual,
+            stop: Arc::clone(&stop),
+        };
+        let full = Full { waiting, desk, shard: 1, stop };
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut reply = Vec::new();
+        // NOTIFY; nobody takes it from the queue.
+        let query = [0, 7, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for _ in 0..UNUSUAL + 10 {
+            thread.answer(&mut fast, &query, peer.local_addr().unwrap(), &mut reply);
+        }
+        assert_eq!((stats.drops(Dropped::Busy), stats.replies()), (10, 0));
+        // One is answered in time, the others are too old.
+        full.answer(&full.waiting.recv().unwrap(), &mut reply);
+        clock.0.store(1_001, Ordering::Relaxed);
+        for _ in 1..UNUSUAL {
+            full.answer(&full.waiting.recv().unwrap(), &mut reply);
+        }
+        assert_eq!((stats.drops(Dropped::Busy), stats.replies()), (UNUSUAL as u64 + 9, 1));
+        let mut received = [0; 12];
+        assert_eq!(peer.recv(&mut received).unwrap(), 12);
+        peer.set_nonblocking(true).unwrap();
+        assert!(peer.recv(&mut received).is_err(), "one reply alone");
     }
 }

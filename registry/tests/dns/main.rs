@@ -6,6 +6,7 @@ mod asking;
 #[path = "../support/mod.rs"]
 mod support;
 mod tcp;
+mod threads;
 mod together;
 
 use asking::{Client, code, message, question};

@@ -53,6 +53,32 @@ async fn a_hundred_queries_in_one_segment_are_answered_in_order() {
     node.node.shutdown().await;
 }
 
+#[tokio::test(flavor = "current_thread")]
+async fn connections_are_served_while_the_runtime_of_the_node_is_busy() {
+    let node = single(&with_dns(|_| {})).await;
+    let server = node.node.listen.dns;
+    let (connected, asked) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut ask = || {
+            stream.write_all(&framed(NAME, RecordType::SOA)).unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut reply).unwrap();
+        };
+        ask();
+        connected.send(()).unwrap();
+        (0..200).for_each(|_| ask());
+    });
+    eventually("the first answer", || asked.try_recv().is_ok()).await;
+    // This blocks the one thread of the runtime that everything else of the node runs on.
+    other.join().unwrap();
+    node.node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_may_come_byte_by_byte_and_the_next_one_with_it() {
     let node = single(&with_dns(|_| {})).await;

@@ -6,6 +6,7 @@ mod cut_off;
 mod flood;
 mod grpc;
 mod haproxy;
+mod listing;
 mod prometheus;
 mod proxies;
 mod query;
@@ -60,8 +61,15 @@ pub(crate) const CASES: &[Case] = &[
         cut_off::NEEDS,
         cut_off::answers,
     ),
+    case("a registration is in the answers of every node", 60, &[], listing::follows),
     case("ten thousand idle connections keep nobody out", 120, crowd::NEEDS, crowd::idle),
     case("clients that send byte by byte keep nobody out", 90, &[], crowd::byte_wise),
-    case("a flood of random names leaves the others their answers", 90, &[], flood::random_names),
-    case("a flood from one prefix is limited, the others are answered", 90, &[], flood::one_prefix),
+    case("a flood of random names leaves the others their answers", 120, &[], flood::random_names),
+    case("a flood of costly names leaves the others their answers", 120, &[], flood::costly_names),
+    case(
+        "a flood from one prefix is limited, the others are answered",
+        120,
+        &[],
+        flood::one_prefix,
+    ),
 ];

@@ -16,6 +16,9 @@ const PREFIX: usize = 2;
 const QUERY_BYTES: usize = 4096;
 /// Replies are written when so many bytes of them wait.
 const WRITE_BYTES: usize = 64 << 10;
+/// After so many answers, or one that took so long, others have their turn.
+const TURN: usize = 16;
+const LONG: Duration = Duration::from_millis(1);
 /// Time for a proper end.
 const LINGER: Duration = Duration::from_millis(200);
 
@@ -55,8 +58,15 @@ impl Conversation {
             let read = timeout_at(deadline, self.connection.read_buf(&mut self.unread)).await;
             let Ok(Ok(1..)) = read else { return Err(Over) };
         }
+        let mut turn = 0;
         while let Some(length) = self.whole()? {
+            let begun = place.shared.desk.now();
             let answered = self.answer(length, place);
+            turn += 1;
+            if turn == TURN || place.shared.desk.now().saturating_sub(begun) > LONG {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
             if !answered || self.unwritten.len() >= WRITE_BYTES {
                 self.write(place).await?;
             }

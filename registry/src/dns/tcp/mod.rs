@@ -1,7 +1,8 @@
 //! DNS over TCP (RFC 7766): each message with its length in front, as many on a connection as the client likes, answered
 //! in order. What a connection costs is bounded: one query is read at a time and at most 4 KiB long, at most 64 KiB of
 //! replies wait to be written (and the one that goes over), and a connection that has not finished a query within the
-//! idle time, however many bytes it sent, is closed.
+//! idle time, however many bytes it sent, is closed. In production all of them share one thread of their own, so that
+//! what they ask costs the rest of the node nothing but that core.
 
 mod connection;
 pub mod places;
