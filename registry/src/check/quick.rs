@@ -5,7 +5,7 @@
 use super::{
     Checks,
     book::SHORT_BYTES,
-    now::{How, Wanted},
+    now::{How, WAIT_MAX, Wanted},
     peer::{ANSWER, request_out},
     probe::output::printable,
 };
@@ -23,7 +23,10 @@ use tonic::{Status, Streaming};
 /// Three probes, a quarter of a second apart, each for at most a second.
 const HOW: How =
     How { rounds: 3, gap: Duration::from_millis(250), timeout: Duration::from_secs(1) };
-/// What a round may take beyond its probes.
+/// A round of another node must be told within this: the pause before it, its probes, which may have to wait for their
+/// moment, and some room.
+const ROUND: Duration =
+    HOW.gap.saturating_add(WAIT_MAX).saturating_add(HOW.timeout).saturating_add(ROOM);
 const ROOM: Duration = Duration::from_millis(200);
 
 /// Failed checks, and what was seen of each.
@@ -136,9 +139,8 @@ async fn hear(
     let mut answers = pin!(answers);
     let mut failed = Seen::new();
     let mut rounds = 0;
-    let patience = HOW.timeout + HOW.gap + ROOM;
     let silent = |_| Status::deadline_exceeded("it fell silent");
-    while let Some(answer) = timeout(patience, answers.next()).await.map_err(silent)? {
+    while let Some(answer) = timeout(ROUND, answers.next()).await.map_err(silent)? {
         let answer = answer?;
         for result in answer.results {
             if !result.probed {
@@ -210,7 +212,7 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let silent = stream::iter([round(1, &["refused"])]).chain(stream::pending());
         assert!(hear(silent).await.is_err());
-        assert_eq!(begun.elapsed(), HOW.timeout + HOW.gap + ROOM);
+        assert_eq!(begun.elapsed(), ROUND);
     }
 
     #[test]

@@ -33,7 +33,7 @@ const ASKS: usize = 256;
 /// An answer must be there within this: 500 ms for the checker, then three probes of at most 1 s, 250 ms apart. What is
 /// above that is for a host with many instances, whose probes wait for their moments, and for a checker that falls
 /// silent while it probes.
-const ANSWER: Duration = Duration::from_millis(5_500);
+const ANSWER: Duration = Duration::from_millis(6_500);
 /// A question during which the clock of this process stood still for so long counts for nothing.
 const STALL: Duration = Duration::from_millis(200);
 /// Reports of broken streams that may wait; beyond, their leases decide.
