@@ -121,6 +121,11 @@ const TABLE: &[Row] = &[
     counter("quick_probes_dead", "Lost heartbeats after which all quick probes failed", |a| {
         count(a.leases().stats().quick_dead.load(Ordering::Relaxed))
     }),
+    counter(
+        "quick_probes_ignored",
+        "Broken streams whose quick probes all failed although a beat came since",
+        |a| count(a.leases().stats().quick_ignored.load(Ordering::Relaxed)),
+    ),
     counter("quick_probes_unknown", "Lost heartbeats after which nobody could probe", |a| {
         count(a.leases().stats().quick_unknown.load(Ordering::Relaxed))
     }),

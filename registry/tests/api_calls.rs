@@ -237,13 +237,26 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(fields(&status)[0].starts_with("items[0].spec.health_checks[0]"), "{status:?}");
     // The registry is no instance of anything, and what a caller may not reach no check may reach for it.
-    let peer = node.node.listen.peer.port();
-    for (host, port) in [("127.0.0.1", peer), ("127.9.9.9", peer), ("169.254.169.254", 80)] {
+    let listen = node.node.listen;
+    let own = [listen.grpc, listen.http, listen.dns, listen.peer].map(|address| address.port());
+    let own = own.into_iter().flat_map(|port| {
+        ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"].map(|host| (host, port))
+    });
+    let metadata = [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "fd00:ec2::254",
+        "0xA9FEA9FE",
+        "2852039166",
+    ];
+    for (host, port) in own.chain(metadata.map(|host| (host, 80))) {
         let mut reaching = registration("web", "good", 1);
         let endpoint = &mut reaching.spec.as_mut().unwrap().endpoints[0];
         (endpoint.host, endpoint.port) = (host.into(), u32::from(port));
         let status = node.registration().register(batch(vec![reaching])).await.unwrap_err();
-        assert_eq!(fields(&status), ["items[0].spec.endpoints[0].host"]);
+        assert_eq!(fields(&status), ["items[0].spec.endpoints[0].host"], "{host}:{port}");
     }
     assert_eq!(node.resolve("web").await, [""; 0], "nothing of all that was registered");
     assert_eq!(node.node.api().view().load().state.revision(), 0);

@@ -3,13 +3,16 @@
 
 mod support;
 
-use rollcall_core::record::HealthStatus::{Degraded, Expired, Healthy, Unhealthy};
+use rollcall_core::{
+    name::InstanceName,
+    record::HealthStatus::{Degraded, Expired, Healthy, Unhealthy},
+};
 use rollcall_proto::v1::{self, EventReason};
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 use support::{
     Running, Settings,
     beating::Beating,
-    leads, registration, seconds, single, stop,
+    eventually, leads, registration, seconds, single, stop,
     target::{Target, at, checked, http},
     three,
 };
@@ -68,18 +71,33 @@ async fn a_silent_instance_that_fails_its_check_expires_by_its_bound() {
     stop(vec![node]).await;
 }
 
+/// An instance id whose checker is not that node.
+fn checked_elsewhere(node: &Running, not: u64) -> String {
+    let seen = node.node.api().view().seen();
+    let checker =
+        |id: &String| seen.state.checkers().of(&InstanceName::parse("", "web", id).unwrap());
+    let mut ids = (0..1_000).map(|number| format!("i{number}"));
+    ids.find(|id| checker(id).is_some_and(|checker| checker != not)).unwrap()
+}
+
 #[tokio::test]
 async fn a_broken_stream_is_looked_into_through_the_checker() {
     let nodes = three(&Settings::default()).await;
+    eventually("three checkers", || {
+        let known = |node: &Running| node.node.api().view().load().state.checkers().nodes().len();
+        nodes.iter().all(|node| known(node) == 3)
+    })
+    .await;
     let leader = leads(&nodes).await;
     let target = Target::new(200).await;
     // The stream is at a follower: the leader hears of it, and asks the checker.
     let follower = &nodes[(leader + 1) % 3];
-    let mut item = at(checked(registration("web", "a", 1), rare()), target.address);
+    let id = checked_elsewhere(follower, nodes[leader].node.replica().node_id());
+    let mut item = at(checked(registration("web", &id, 1), rare()), target.address);
     item.spec.as_mut().unwrap().ttl = seconds(600);
     let handles = follower.register(vec![item]).await;
     let mut stream = Beating::at(follower).await;
-    while follower.health("web", "a") != Some(Healthy) {
+    while follower.health("web", &id) != Some(Healthy) {
         stream.beat(&handles).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -88,12 +106,20 @@ async fn a_broken_stream_is_looked_into_through_the_checker() {
     let before = target.connections();
     drop(stream);
     for node in &nodes {
-        node.comes_to("a", Unhealthy).await;
+        node.comes_to(&id, Unhealthy).await;
     }
-    assert_eq!(last_reason(follower).await, EventReason::StreamBroken);
+    let last = follower.instance(&id).await;
+    assert_eq!(last.events.last().unwrap().reason(), EventReason::StreamBroken);
     assert!(target.connections() >= before + 3);
+    let beside = |node: &Running| node.node.api().checks().stats().beside.load(Ordering::Relaxed);
+    for (at, node) in nodes.iter().enumerate() {
+        let is_checker = node.node.replica().node_id() == last.checker_node_id;
+        assert!(!is_checker || at != leader);
+        let probed = beside(node);
+        assert!(if is_checker { probed >= 3 } else { probed == 0 }, "node {at}: {probed}");
+    }
     // The checker looks again by itself, and one success is enough.
     target.says(200);
-    follower.comes_to("a", Healthy).await;
+    follower.comes_to(&id, Healthy).await;
     stop(nodes).await;
 }

@@ -172,6 +172,14 @@ async fn scripted() -> (Running, Script) {
     (running, script)
 }
 
+/// A node that lists `web/a` with a lease of a minute, which quick probes would find dead.
+async fn doomed() -> (Running, Script, u64) {
+    let (running, script) = scripted().await;
+    script.say("a", dead());
+    let handle = enlist(&running, "a", 60).await;
+    (running, script, handle)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ends_asks_the_checks_and_death_by_both_is_removal() {
     let (running, script) = scripted().await;
@@ -264,9 +272,7 @@ async fn an_instance_that_beats_but_fails_is_removed_when_its_policy_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_asks_at_once_and_the_first_success_mends() {
-    let (running, script) = scripted().await;
-    script.say("a", dead());
-    let handle = enlist(&running, "a", 60).await;
+    let (running, script, handle) = doomed().await;
     let mut first = Beating::at(&running).await;
     first.beat(&[handle]).await;
     drop(first);
@@ -280,9 +286,7 @@ async fn a_stream_that_breaks_asks_at_once_and_the_first_success_mends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_beat_after_the_break_shows_that_the_process_lives() {
-    let (running, script) = scripted().await;
-    script.say("a", dead());
-    let handle = enlist(&running, "a", 60).await;
+    let (running, script, handle) = doomed().await;
     let held = script.0.hold.lock().await;
     running.node.api().leases().stream_broken(vec![handle]);
     eventually("it is asked about", || script.asked("a") == 1).await;
@@ -293,6 +297,29 @@ async fn a_beat_after_the_break_shows_that_the_process_lives() {
     let stats = running.node.api().leases().stats();
     eventually("the answer is there", || stats.quick_ignored.load(Ordering::Relaxed) == 1).await;
     assert_eq!(standing(&running, "a"), Some((Healthy, Reason::CheckPassed)));
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_only_moves_asks_nobody() {
+    let (running, script, handle) = doomed().await;
+    let leases = running.node.api().leases();
+    let table = leases.table();
+    // As if it broke once at each of several nodes, and the owner went on elsewhere at once.
+    leases.stream_broken(vec![handle]);
+    leases.stream_broken(vec![handle, handle]);
+    let broke = table.now();
+    // It ripens for 100 ms from when the report is read.
+    while table.now() < broke + 400 {
+        running.beat(&[handle]).await.unwrap();
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(script.asked("a"), 0);
+    // One that does not come back is asked about, once.
+    leases.stream_broken(vec![handle]);
+    leases.stream_broken(vec![handle, handle]);
+    eventually("it is unhealthy", || running.health("web", "a") == Some(Unhealthy)).await;
+    assert_eq!(script.asked("a"), 1);
     running.node.shutdown().await;
 }
 

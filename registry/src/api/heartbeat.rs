@@ -3,7 +3,7 @@
 //! Beats are taken when they arrive and acknowledged when the leader has, possibly out of order. A stream without a
 //! usable leader ends with NO_LEADER after 500 ms, so that its client goes elsewhere.
 
-use super::{Api, Place, said::Said, status};
+use super::{Api, Place, renewed::Renewed, said::Said, status};
 use crate::lease::{
     beat::{BeatAnswer, NotAcknowledged},
     table::Fence,
@@ -21,16 +21,21 @@ use tonic::{Status, Streaming};
 
 /// Messages of one stream being dealt with; beyond, the stream is read later.
 const IN_FLIGHT: usize = 32;
-/// Instances that are remembered for one stream; when it breaks the leases of the others decide.
-const HANDLES: usize = 20_000;
 /// What owners say of themselves is passed on this often at most.
 const SAY: Duration = Duration::from_secs(1);
 /// A client that is told to go elsewhere has so long.
 const GO_AWAY: Duration = Duration::from_millis(500);
 
-/// `None`: the beat was not acknowledged. Nothing is said, and the client goes elsewhere when it has waited long enough.
-type Running =
-    Pin<Box<dyn Future<Output = Result<Option<v1::StreamHeartbeatsResponse>, Status>> + Send>>;
+type Running = Pin<Box<dyn Future<Output = Result<Ended, Status>> + Send>>;
+
+/// Work that is done.
+enum Ended {
+    /// A beat was decided: its number here, that of the client, and the answer. `None`: it was not acknowledged. Nothing
+    /// is said, and the client goes elsewhere when it has waited long enough.
+    Beat(u64, u64, Option<BeatAnswer>),
+    /// Nobody waits for it.
+    Said,
+}
 
 /// One running stream.
 pub(super) struct Heartbeats {
@@ -50,8 +55,8 @@ pub(super) struct Heartbeats {
     said: Said,
     /// When it is looked at again.
     say_at: Instant,
-    /// Whose leases were renewed here and not released since, in order.
-    handles: Vec<u64>,
+    /// Whose leases were renewed here and not released since.
+    renewed: Renewed,
     _place: Place,
 }
 
@@ -75,7 +80,7 @@ impl Heartbeats {
             over: false,
             said: Said::default(),
             say_at: Instant::now(),
-            handles: Vec::new(),
+            renewed: Renewed::default(),
             _place: place,
         })
     }
@@ -117,8 +122,13 @@ impl Heartbeats {
                     Err(status) => return Some(Err(status::dressed(status.clone()).unwrap_or(status))),
                 },
                 Some(answer) = self.running.next() => match answer {
-                    Ok(Some(answer)) => return Some(Ok(answer)),
-                    Ok(None) => {}
+                    Ok(Ended::Beat(beat, sequence, answer)) => {
+                        self.renewed.end(beat, answer.as_ref());
+                        if let Some(answer) = answer {
+                            return Some(Ok(answer_out(sequence, answer)));
+                        }
+                    }
+                    Ok(Ended::Said) => {}
                     Err(status) => return Some(Err(status)),
                 },
                 () = sleep_until(self.say_at), if !self.said.is_empty() => self.pass_on_self_reports(),
@@ -135,29 +145,14 @@ impl Heartbeats {
         !self.ended && self.running.len() < IN_FLIGHT
     }
 
-    /// Remembers whose stream this is. A client says the same handles again and again.
-    fn know(&mut self, alive: &[u64], released: &[u64]) {
-        for handle in alive {
-            if let Err(at) = self.handles.binary_search(handle)
-                && self.handles.len() < HANDLES
-            {
-                self.handles.insert(at, *handle);
-            }
-        }
-        for handle in released {
-            if let Ok(at) = self.handles.binary_search(handle) {
-                self.handles.remove(at);
-            }
-        }
-    }
-
     fn take(&mut self, mut message: v1::StreamHeartbeatsRequest) -> Result<(), Status> {
         let said = convert::check_beat(&mut message).map_err(error::of_invalid)?;
         for word in said {
             self.said.hear(word);
         }
         let sequence = message.sequence;
-        self.know(&message.alive_handles, &message.release_handles);
+        let number = self.renewed.begin(&message.alive_handles);
+        self.renewed.release(&message.release_handles);
         let beat = self.api.leases().beat(message.alive_handles);
         let released = message.release_handles;
         let (api, from) = (self.api.clone(), self.from.clone());
@@ -167,10 +162,8 @@ impl Heartbeats {
                 let goodbye = tokio::spawn(async move { api.goodbye(&released, &from).await });
                 goodbye.await.map_err(|_| status::draining())??;
             }
-            match beat.await {
-                Ok(answer) => Ok(Some(answer_out(sequence, answer))),
-                Err(NotAcknowledged) => Ok(None),
-            }
+            let answer = beat.await.map_or_else(|NotAcknowledged| None, Some);
+            Ok(Ended::Beat(number, sequence, answer))
         }));
         Ok(())
     }
@@ -193,7 +186,7 @@ impl Heartbeats {
             if let Err(error) = replica.submit(Command::ReportSelf(report), SAY).await {
                 tracing::debug!(%error, "what an owner says of itself was not committed");
             }
-            Ok(None)
+            Ok(Ended::Said)
         }));
     }
 }
@@ -204,7 +197,7 @@ impl Drop for Heartbeats {
     fn drop(&mut self) {
         let meant = self.over || self.leaving.is_some() || self.api.is_draining();
         if !meant {
-            self.api.leases().stream_broken(std::mem::take(&mut self.handles));
+            self.api.leases().stream_broken(self.renewed.take());
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod journal;
 mod kept;
 pub mod read;
 pub mod registration;
+mod renewed;
 mod said;
 pub mod serve;
 pub mod status;

@@ -1,5 +1,6 @@
 //! Which nodes probe: the leader watches whom it hears, and names the set to the whole cluster. A node leaves it when
-//! it was silent for 3 s and returns when it was heard for 10 s without a gap.
+//! it was silent for 3 s and returns when it was heard for 10 s without a gap. A new member has not left anything: it
+//! comes in after 1 s.
 
 use super::{CheckStats, Checks};
 use rollcall_core::{Command, command::SetCheckers};
@@ -23,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 struct Watch {
     /// Since when it leads, and in which term.
     term: u64,
+    /// It has looked before: whoever is a member since has become one in this reign.
+    looked: bool,
     heard: BTreeMap<u64, Heard>,
 }
 
@@ -32,6 +35,8 @@ struct Heard {
     last: Duration,
     /// Beginning of the time without a gap.
     since: Duration,
+    /// It became a member in this reign, and was never in the set since.
+    is_new: bool,
 }
 
 impl Watch {
@@ -49,25 +54,29 @@ impl Watch {
         for (id, age) in ages.iter().filter(|(id, _)| **id != me) {
             let last = age.map(|age| now.saturating_sub(age));
             // Whom this leader has not heard yet may be there: its silence counts from now.
-            let begun = Heard { last: last.unwrap_or(now), since: now };
+            let is_new = self.looked;
+            let begun = Heard { last: last.unwrap_or(now), since: now, is_new };
             let heard = self.heard.entry(*id).or_insert(begun);
             if let Some(last) = last {
                 heard.last = heard.last.max(last);
             }
             let silent = now.saturating_sub(heard.last);
-            if silent > GAP {
+            if silent > GAP || last.is_none() {
                 heard.since = now;
             }
             let stays = if current.contains(id) {
+                heard.is_new = false;
                 silent < leave_after
             } else {
                 let first = current.is_empty() && age.is_some_and(|age| age < GAP);
-                first || now.saturating_sub(heard.since) >= return_after
+                let steady = if heard.is_new { GAP.min(return_after) } else { return_after };
+                first || now.saturating_sub(heard.since) >= steady
             };
             if stays {
                 set.insert(*id);
             }
         }
+        self.looked = true;
         set.into_iter().collect()
     }
 }
@@ -150,12 +159,14 @@ mod tests {
         now: Duration,
         /// When 3 was heard last.
         last: Option<Duration>,
+        members: Vec<u64>,
     }
 
     impl Rig {
         fn new(current: &[u64]) -> Self {
             let now = Duration::from_secs(100);
-            Self { watch: Watch::default(), current: current.to_vec(), now, last: Some(now) }
+            let (watch, current, last) = (Watch::default(), current.to_vec(), Some(now));
+            Self { watch, current, now, last, members: vec![1, 2, 3] }
         }
 
         /// Lets time pass; returns when the set changes first, in ms.
@@ -166,7 +177,8 @@ mod tests {
                     self.last = Some(self.now);
                 }
                 let age = self.last.map(|last| self.now - last);
-                let ages = BTreeMap::from([(1, None), (2, Some(Duration::ZERO)), (3, age)]);
+                let mut ages = BTreeMap::from([(1, None), (2, Some(Duration::ZERO)), (3, age)]);
+                ages.retain(|id, _| self.members.contains(id));
                 let set = self.watch.decide(1, &ages, &self.current, self.now, TIMES);
                 if set != self.current {
                     self.current = set;
@@ -201,6 +213,36 @@ mod tests {
         rig.last = None;
         assert_eq!(rig.pass(100, false), Some(100));
         assert_eq!(rig.current, [1, 2]);
+    }
+
+    #[test]
+    fn a_new_member_comes_in_after_a_second() {
+        // A node that made its cluster by itself, and named itself at once.
+        let mut rig = Rig::new(&[]);
+        rig.members = vec![1];
+        assert_eq!((rig.pass(100, true), rig.current.clone()), (Some(100), vec![1]));
+        assert_eq!(rig.pass(5_000, true), None);
+        rig.members = vec![1, 2, 3];
+        assert_eq!(rig.pass(5_000, true), Some(1_100));
+        assert_eq!(rig.current, [1, 2, 3]);
+        // Who has left waits its whole time, until it is made a member anew.
+        assert_eq!(rig.pass(5_000, false), Some(3_000));
+        assert_eq!(rig.pass(9_900, true), None);
+        rig.members = vec![1, 2];
+        assert_eq!(rig.pass(100, true), None);
+        rig.members = vec![1, 2, 3];
+        assert_eq!(rig.pass(5_000, true), Some(1_100));
+    }
+
+    #[test]
+    fn a_new_member_comes_in_when_it_is_heard_and_not_before() {
+        let mut rig = Rig::new(&[1, 2]);
+        rig.members = vec![1, 2];
+        assert_eq!(rig.pass(1_000, true), None);
+        (rig.members, rig.last) = (vec![1, 2, 3], None);
+        assert_eq!(rig.pass(20_000, false), None);
+        assert_eq!(rig.pass(20_000, true), Some(1_000));
+        assert_eq!(rig.current, [1, 2, 3]);
     }
 
     #[test]

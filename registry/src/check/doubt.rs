@@ -5,8 +5,8 @@
 use super::{
     Checks,
     book::Key,
-    now::{How, Wanted},
-    peer::{ANSWER, request_out},
+    now::{How, WAIT_MAX, Wanted},
+    peer::{ANSWER, ITEMS_MAX, request_out},
 };
 use rollcall_core::{check::Verdict, command::Finding};
 use std::{
@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_millis(250);
 const ASK_TICKS: u32 = 4;
 /// Checks that it is asked about at a time, those first that were not asked about for longest. If it sees all of them
 /// fail, it is believed about the rest.
-const SAMPLE: usize = 64;
-/// Longest wait for its probes.
+const SAMPLE: usize = ITEMS_MAX;
+/// Timeout of its probes, all of which run at once.
 const CONFIRM: Duration = Duration::from_secs(2);
 /// How it shall probe.
 const HOW: How = How { rounds: 1, gap: Duration::ZERO, timeout: CONFIRM };
@@ -176,7 +176,8 @@ impl Checks {
         failing >= FAILING_MIN && failing * 2 > passing
     }
 
-    fn other_checkers(&self) -> Vec<u64> {
+    /// The checkers but for this node, in order.
+    pub(super) fn other_checkers(&self) -> Vec<u64> {
         let seen = self.0.view.load();
         let nodes = seen.state.checkers().nodes().iter().copied();
         nodes.filter(|node| *node != self.0.node).collect()
@@ -213,7 +214,8 @@ impl Checks {
         let others = self.other_checkers();
         let Some(other) = others.get(turn % others.len().max(1)).copied() else { return };
         let sample = self.doubts().sample(self.now());
-        let answer = timeout(ANSWER + CONFIRM, self.confirm(other, &sample)).await;
+        let patience = ANSWER + WAIT_MAX + WAIT_MAX + CONFIRM;
+        let answer = timeout(patience, self.confirm(other, &sample)).await;
         let (failed, other_doubts) = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(status)) => {

@@ -21,9 +21,12 @@ pub mod probe;
 mod quick;
 mod run;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     host::Host,
+    lease::table::taken_over,
     raft::{Published, Replica, leadership::Leadership},
     view::{Follower, View},
 };
@@ -33,8 +36,9 @@ use egress::Egress;
 use pace::Pace;
 use probe::Prober;
 use rollcall_core::{
+    State,
     egress::{Forbidden, Rules},
-    record::{Actor, Subject},
+    record::{Actor, Event, Reason, Subject},
 };
 use std::{
     collections::BTreeSet,
@@ -50,8 +54,8 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Probes beside the schedule at a time.
-const BESIDE_MAX: usize = 256;
+/// Probes beside the schedule at a time: all that a leader asks for at once, and as many for other checkers.
+const BESIDE_MAX: usize = 512;
 
 /// Settings of checks. Every node of a cluster should have the same.
 #[derive(Debug, Clone)]
@@ -140,6 +144,29 @@ struct News {
     epoch: u64,
 }
 
+impl News {
+    fn add(&mut self, state: &State, event: &Event) {
+        match &event.subject {
+            Subject::Instance(_) => {
+                self.generations.insert(event.generation);
+                if event.reason == Reason::TakenOver {
+                    match taken_over(state, event) {
+                        Some(before) => _ = self.generations.insert(before),
+                        None => self.all = true,
+                    }
+                }
+            }
+            // A policy may bring checks to instances of its service, or take them away.
+            Subject::Policy(name) => {
+                let service = state.service(name).into_iter();
+                let records = service.flat_map(|service| service.instances.values());
+                self.generations.extend(records.map(|record| record.generation));
+            }
+            Subject::Protection(_) => {}
+        }
+    }
+}
+
 /// The long-lived work of the module, to be spawned by the node.
 #[derive(Debug)]
 pub struct CheckTasks(Checks);
@@ -196,13 +223,7 @@ impl Checks {
         }
         if !news.all {
             for event in &published.changes {
-                match event.generation {
-                    // The policy of a service, or protection; a policy may bring checks.
-                    0 => news.all |= matches!(event.subject, Subject::Policy(_)),
-                    generation => {
-                        news.generations.insert(generation);
-                    }
-                }
+                news.add(&published.state, event);
             }
         }
         let quiet = !news.all && news.generations.is_empty();

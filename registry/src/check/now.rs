@@ -1,14 +1,18 @@
 //! Probes beside the schedule: quick ones when a heartbeat is lost, and those with which another checker is asked
-//! whether it sees the same. They keep the pace of their target, and at most 256 run at a time.
+//! whether it sees the same. They keep the pace of their target, and at most 512 run at a time; what would wait for more
+//! than a second for either is not probed, and that is said.
 
-use super::{CheckStats, Checks, probe::Report};
+use super::{CheckStats, Checks, peer::ITEMS_MAX, probe::Report};
 use futures_util::{FutureExt, StreamExt, stream};
 use rollcall_core::{State, check::Check, name::Label};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-/// At a time, for one request.
-const RUNNING: usize = 16;
+/// At a time, for one request: all of it. Targets that never answer would else wait for each other, for longer than
+/// anybody waits for the answer.
+const RUNNING: usize = ITEMS_MAX;
+/// Longest wait of a probe for a place, and then for its moment.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// One check of one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +32,8 @@ pub(super) struct How {
     pub(super) timeout: Duration,
 }
 
-/// One of the probes of a round: place in the request, and what came of it; `None` = there is no such check.
+/// One of the probes of a round: place in the request, and what came of it; `None` = it was not probed, because there is
+/// no such check, or no place or moment for it.
 pub(super) type Seen = (usize, Option<Report>);
 
 /// Rounds of probes, one by one.
@@ -79,19 +84,18 @@ impl Checks {
         Rounds { checks: self.clone(), left, how, round: 0 }
     }
 
-    async fn probe_once(&self, wanted: &Wanted, timeout: Duration) -> Option<Report> {
+    async fn probe_once(&self, wanted: &Wanted, most: Duration) -> Option<Report> {
         let (address, check) = {
             let seen = self.0.view.load();
             target(&seen.state, wanted)?
         };
         // Closed never: the semaphore lives as long as this module.
-        let _place = self.0.beside.acquire().await.ok()?;
-        let wait = self.book().take_moment(address, self.now());
+        let _place = timeout(WAIT_MAX, self.0.beside.acquire()).await.ok()?.ok()?;
+        let wait = self.book().take_moment(address, self.now(), WAIT_MAX)?;
         if !wait.is_zero() {
             sleep(wait).await;
         }
-        let timeout = timeout.min(check.timeout);
-        let report = self.0.prober.probe(address, &check.probe, timeout).await;
+        let report = self.0.prober.probe(address, &check.probe, most.min(check.timeout)).await;
         CheckStats::add(&self.0.stats.beside, 1);
         Some(report)
     }

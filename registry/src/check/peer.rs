@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 /// A checker must have answered within this.
 pub(super) const ANSWER: Duration = Duration::from_millis(500);
 /// Bounds of a request.
-const ITEMS_MAX: usize = 64;
+pub(super) const ITEMS_MAX: usize = 64;
 const ROUNDS_MAX: u32 = 3;
 const GAP_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);

@@ -1,10 +1,11 @@
 //! Quick probes for the leader: through the checker of the instance, by this node itself where that says nothing within
-//! 500 ms or doubts what it sees, and by another checker where this node doubts as well.
+//! 500 ms or doubts what it sees. A node that doubts itself asks all others at once and takes the word of the checker, or
+//! of the first that does not doubt; where there is none, what this node sees counts.
 
 use super::{
     Checks,
     book::SHORT_BYTES,
-    now::{How, Wanted},
+    now::{How, WAIT_MAX, Wanted},
     peer::{ANSWER, request_out},
     probe::output::printable,
 };
@@ -12,15 +13,20 @@ use crate::{
     lease::quick::{Answer, Asked, Quick},
     net::BoxFuture,
 };
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use rollcall_core::name::Label;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use rollcall_proto::internal::v1::ProbeNowResponse;
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 /// Three probes, a quarter of a second apart, each for at most a second.
 const HOW: How =
     How { rounds: 3, gap: Duration::from_millis(250), timeout: Duration::from_secs(1) };
-/// What a round may take beyond its probes.
+/// A round of another node must be told within this: the pause before it, its probes, which may have to wait for their
+/// moment, and some room.
+const ROUND: Duration =
+    HOW.gap.saturating_add(WAIT_MAX).saturating_add(HOW.timeout).saturating_add(ROOM);
 const ROOM: Duration = Duration::from_millis(200);
 
 /// Failed checks, and what was seen of each.
@@ -44,7 +50,7 @@ impl Checks {
             };
             let critical = state.checks(record).filter(|check| !check.advisory);
             let critical: Vec<Label> = critical.map(|check| check.id.clone()).collect();
-            (critical, state.checkers().of(&asked.name), state.checkers().nodes().to_vec())
+            (critical, state.checkers().of(&asked.name), self.other_checkers())
         };
         if critical.is_empty() {
             return Answer::Unknown;
@@ -53,31 +59,19 @@ impl Checks {
             .iter()
             .map(|check| Wanted { generation: asked.generation, check: check.clone() });
         let wanted: Vec<Wanted> = wanted.collect();
-        let me = self.0.node;
-        let mut nodes: Vec<u64> = checker.into_iter().chain([me]).chain(others).collect();
-        let mut tried = std::collections::BTreeSet::new();
-        nodes.retain(|node| tried.insert(*node));
-        for node in nodes {
-            let seen = match node == me {
-                true if self.doubts_itself() => continue,
-                true => self.probe_here(&wanted).await,
-                false => self.probe_there(node, &wanted).await.unwrap_or_else(|status| {
-                    tracing::debug!(%status, node = format!("{node:016x}"), "quick probes");
-                    None
-                }),
-            };
-            if let Some(seen) = seen {
-                return answer(&critical, seen);
-            }
+        let mut nodes = others;
+        match self.doubts_itself() {
+            true => nodes.sort_by_key(|node| Some(*node) != checker),
+            false => nodes.retain(|node| Some(*node) == checker),
         }
-        // Everybody doubts, or is silent: what this node sees counts.
-        match self.probe_here(&wanted).await {
-            Some(seen) => answer(&critical, seen),
-            None => Answer::Unknown,
-        }
+        let seen = match self.probe_there(nodes, &wanted).await {
+            Some(seen) => Some(seen),
+            None => self.probe_here(&wanted).await,
+        };
+        seen.map_or(Answer::Unknown, |seen| answer(&critical, seen))
     }
 
-    /// Which of these fail in every round, by this node's own probes. `None`: some do not exist.
+    /// Which of these fail in every round, by this node's own probes. `None`: some were not probed.
     async fn probe_here(&self, wanted: &[Wanted]) -> Option<Seen> {
         let mut rounds = self.probe_now(wanted.to_vec(), HOW);
         let mut failed = Seen::new();
@@ -93,37 +87,75 @@ impl Checks {
         Some(failed)
     }
 
-    /// As [`Checks::probe_here`], by another node. `None`: it doubts what it sees, or knows less than this node.
-    async fn probe_there(&self, node: u64, wanted: &[Wanted]) -> Result<Option<Seen>, Status> {
-        let silent = |_| Status::deadline_exceeded("it did not answer in time");
+    /// As [`Checks::probe_here`], by the first of these nodes that has begun within 500 ms and does not doubt itself.
+    /// `None`: there is none, or it has not told to the end.
+    async fn probe_there(&self, nodes: Vec<u64>, wanted: &[Wanted]) -> Option<Seen> {
+        let all = nodes.len().max(1);
+        let begin = |node: u64| {
+            async move {
+                let begun = timeout(ANSWER, self.begin_there(node, wanted)).await;
+                let begun = begun.unwrap_or_else(|_| {
+                    Err(Status::deadline_exceeded("it did not answer in time"))
+                });
+                told(node, begun).flatten().map(|answers| (node, answers))
+            }
+            .boxed()
+        };
+        let begins: Vec<_> = nodes.into_iter().map(begin).collect();
+        let (node, answers) = {
+            // The others are let go with it: one is enough.
+            let mut begun = pin!(stream::iter(begins).buffered(all).filter_map(std::future::ready));
+            let first = begun.next().await;
+            first?
+        };
+        told(node, hear(answers).await).flatten()
+    }
+
+    /// Asks another node. `None`: it doubts what it sees, or says nothing.
+    async fn begin_there(
+        &self,
+        node: u64,
+        wanted: &[Wanted],
+    ) -> Result<Option<Streaming<ProbeNowResponse>>, Status> {
         let gone = || Status::unavailable("it is no member any more");
         let mut client = self.peer(node).ok_or_else(gone)?;
-        let request = request_out(wanted, HOW);
-        let begin = async {
-            let mut answers = client.probe_now(request).await?.into_inner();
-            let begun = answers.message().await?;
-            Ok::<_, Status>((answers, begun.is_none_or(|begun| begun.doubts)))
-        };
-        let (mut answers, doubts) = timeout(ANSWER, begin).await.map_err(silent)??;
-        if doubts {
-            return Ok(None);
-        }
-        let mut failed = Seen::new();
-        let patience = HOW.timeout + HOW.gap + ROOM;
-        while let Some(answer) = timeout(patience, answers.message()).await.map_err(silent)?? {
-            for result in answer.results {
-                if !result.probed {
-                    return Ok(None);
-                }
-                if result.failure.is_empty() {
-                    return Ok(Some(Seen::new()));
-                }
-                let at = usize::try_from(result.item).unwrap_or(usize::MAX);
-                failed.insert(at, printable(result.output.as_bytes(), SHORT_BYTES));
-            }
-        }
-        Ok(Some(failed))
+        let mut answers = client.probe_now(request_out(wanted, HOW)).await?.into_inner();
+        let begun = answers.message().await?;
+        Ok(begun.is_some_and(|begun| !begun.doubts).then_some(answers))
     }
+}
+
+fn told<T>(node: u64, result: Result<T, Status>) -> Option<T> {
+    let quiet = |status: &Status| {
+        tracing::debug!(%status, node = format!("{node:016x}"), "quick probes");
+    };
+    result.inspect_err(quiet).ok()
+}
+
+/// What another node saw. `None`: it could not probe, or ended before its last round.
+async fn hear(
+    answers: impl Stream<Item = Result<ProbeNowResponse, Status>>,
+) -> Result<Option<Seen>, Status> {
+    let mut answers = pin!(answers);
+    let mut failed = Seen::new();
+    let mut rounds = 0;
+    let silent = |_| Status::deadline_exceeded("it fell silent");
+    while let Some(answer) = timeout(ROUND, answers.next()).await.map_err(silent)? {
+        let answer = answer?;
+        for result in answer.results {
+            if !result.probed {
+                return Ok(None);
+            }
+            if result.failure.is_empty() {
+                return Ok(Some(Seen::new()));
+            }
+            let at = usize::try_from(result.item).unwrap_or(usize::MAX);
+            failed.insert(at, printable(result.output.as_bytes(), SHORT_BYTES));
+        }
+        rounds = answer.round;
+    }
+    // A stream that ends early, as when its node stops, is no proof of anything.
+    Ok((rounds == HOW.rounds && !failed.is_empty()).then_some(failed))
 }
 
 fn answer(critical: &[Label], failed: Seen) -> Answer {
@@ -141,6 +173,47 @@ fn answer(critical: &[Label], failed: Seen) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rollcall_proto::internal::v1::probe_now_response::Result as ProbeResult;
+
+    fn round(round: u32, failures: &[&str]) -> Result<ProbeNowResponse, Status> {
+        let result = |(item, failure): (usize, &&str)| ProbeResult {
+            item: item.try_into().unwrap(),
+            probed: true,
+            failure: (*failure).into(),
+            output: "seen".into(),
+        };
+        let results = failures.iter().enumerate().map(result).collect();
+        Ok(ProbeNowResponse { round, results, doubts: false })
+    }
+
+    async fn heard(rounds: Vec<Result<ProbeNowResponse, Status>>) -> Option<Seen> {
+        hear(stream::iter(rounds)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn another_node_is_believed_when_it_has_told_to_the_end() {
+        let fails = |at| round(at, &["refused", "timeout"]);
+        let both = Seen::from([(0, "seen".to_owned()), (1, "seen".to_owned())]);
+        assert_eq!(heard(vec![fails(1), fails(2), fails(3)]).await, Some(both));
+        assert_eq!(heard(vec![fails(1), round(2, &["refused", ""])]).await, Some(Seen::new()));
+        // It stopped, or was stopped: nothing is known.
+        assert_eq!(heard(vec![]).await, None);
+        assert_eq!(heard(vec![round(1, &[])]).await, None);
+        assert_eq!(heard(vec![fails(1), fails(2)]).await, None);
+        let mut untold = round(1, &["refused"]).unwrap();
+        untold.results[0].probed = false;
+        assert_eq!(heard(vec![Ok(untold), fails(2), fails(3)]).await, None);
+        let broken = vec![fails(1), Err(Status::unavailable("gone"))];
+        assert!(hear(stream::iter(broken)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_falls_silent_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        let silent = stream::iter([round(1, &["refused"])]).chain(stream::pending());
+        assert!(hear(silent).await.is_err());
+        assert_eq!(begun.elapsed(), ROUND);
+    }
 
     #[test]
     fn only_what_failed_altogether_is_dead() {

@@ -66,6 +66,13 @@ impl Checks {
                 return false;
             }
             let Some(job) = self.book().next_job(now) else { return false };
+            let generation = job.generation();
+            // A generation is never used again: what is not listed now never will be. The news of its end may have
+            // been lost in those of its successor.
+            if self.0.view.load().state.by_generation(generation).is_none() {
+                self.book().drop_instance(generation);
+                continue;
+            }
             let stats = &self.0.stats;
             if job.late > job.check.interval / LATE_PART {
                 CheckStats::add(&stats.late, 1);

@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 /// Verdicts are collected for so long.
 const COLLECT: Duration = Duration::from_millis(10);
@@ -53,7 +53,9 @@ impl Findings {
 
 pub(super) async fn run(checks: Checks) {
     let mut wait = RETRY_MIN;
+    let mut leadership = checks.0.leadership.clone();
     loop {
+        leadership.mark_unchanged();
         let keys = checks.0.findings.take(limit::FINDINGS);
         if keys.is_empty() {
             checks.0.findings.some.notified().await;
@@ -65,8 +67,15 @@ pub(super) async fn run(checks: Checks) {
             continue;
         }
         checks.0.findings.add(keys);
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+        tokio::select! {
+            biased;
+            // An outage is over sooner than a long wait.
+            changed = leadership.changed() => match changed {
+                Ok(()) => wait = RETRY_MIN,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+        }
     }
 }
 
@@ -93,7 +102,7 @@ impl Checks {
         match self.0.replica.submit(Command::ReportHealth(report), DEADLINE).await {
             Ok(outcome) => match &outcome.result {
                 Ok(Done::Reported(outcomes)) => {
-                    self.settle(&generations, outcomes);
+                    self.settle(&generations, outcomes, outcome.revision).await;
                     true
                 }
                 // The set of checkers has changed; this node will see it, and know whether the instance is still its.
@@ -110,15 +119,18 @@ impl Checks {
         }
     }
 
-    /// What was refused was decided on something that has changed meanwhile: it is looked at again.
-    fn settle(&self, generations: &[u64], outcomes: &[Reported]) {
-        let mut news = self.0.news.lock().unwrap_or_else(PoisonError::into_inner);
-        for (generation, outcome) in generations.iter().zip(outcomes) {
-            if *outcome == Reported::Superseded {
-                news.generations.insert(*generation);
-            }
+    /// What was refused was decided on something that has changed meanwhile: it is looked at again when this node knows
+    /// it, too. Before, it would be told again and refused again, and each time is an entry of the log.
+    async fn settle(&self, generations: &[u64], outcomes: &[Reported], revision: u64) {
+        let told = generations.iter().zip(outcomes);
+        let refused = told.filter(|(_, outcome)| **outcome == Reported::Superseded);
+        let refused: Vec<u64> = refused.map(|(generation, _)| *generation).collect();
+        if refused.is_empty() {
+            return;
         }
-        drop(news);
+        // A node that is behind for longer has other worries, and tells the same again at this pace.
+        let _ = timeout(DEADLINE, self.0.view.reached(revision)).await;
+        self.0.news.lock().unwrap_or_else(PoisonError::into_inner).generations.extend(refused);
         self.0.wake.notify_one();
     }
 }

@@ -29,6 +29,7 @@ impl Leases {
         let state = self.0.view.seen().state.clone();
         let items = due.iter().filter_map(|generation| eviction(&state, *generation));
         let items: Vec<Eviction> = items.collect();
+        self.forget_gone(&state, &due);
         if items.is_empty() {
             return;
         }
@@ -42,6 +43,16 @@ impl Leases {
             for generation in proposed {
                 book.evictions.again(generation, at);
             }
+        }
+    }
+}
+
+impl Leases {
+    /// Lets go what is not listed any more: a generation is never used again.
+    fn forget_gone(&self, state: &State, due: &[u64]) {
+        let mut book = self.0.table.book();
+        for generation in due.iter().filter(|it| state.by_generation(**it).is_none()) {
+            book.evictions.forget(*generation);
         }
     }
 }

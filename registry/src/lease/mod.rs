@@ -4,10 +4,11 @@
 //! * [`beat`]: what a heartbeat comes to, on the leader and through a follower
 //! * [`relay`]: batches of beats between nodes
 //! * [`sweep`]: when the leader looks at what is due; [`expire`], `evict`, [`protect`]: what it proposes then
-//! * [`quick`]: probes at once where a heartbeat is lost and there are checks to ask
+//! * [`quick`]: probes at once where a heartbeat is lost and there are checks to ask; `breaks`: streams that broke
 //! * [`checkpoint`]: what the next leader must know of leases that missed a beat
 
 pub mod beat;
+mod breaks;
 pub mod checkpoint;
 mod evict;
 pub mod evictions;

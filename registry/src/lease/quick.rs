@@ -4,7 +4,7 @@
 //! [`Quick`]; here stands when to ask, what an answer means, and what is proposed then. Level-triggered: an instance
 //! whose lease is lost is looked at again until it is back, expired or over its time.
 
-use super::{Leases, expire::RECHECK, expire::RETRY, lost::Due, time::millis};
+use super::{Leases, breaks::Breaks, expire::RECHECK, expire::RETRY, lost::Due, time::millis};
 use crate::net::BoxFuture;
 use rollcall_core::{
     Command, State,
@@ -15,7 +15,6 @@ use rollcall_core::{
     record::{LeaseState, Record},
 };
 use std::{
-    collections::VecDeque,
     fmt,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
@@ -28,17 +27,17 @@ use tokio::{
 
 /// How often the leader looks at what is lost.
 const TICK: Duration = Duration::from_millis(20);
-/// Questions under way at a time; beyond, an instance is asked about later.
-const ASKS: usize = 512;
-/// An answer must be there within this: 500 ms for the checker, then three probes of at most 1 s, 250 ms apart.
-const ANSWER: Duration = Duration::from_millis(4_100);
+/// Checks that are asked about at a time; beyond, an instance is asked about later. Each may take a place of
+/// [`crate::check`] to itself, which has more of them: a question that is asked can be answered in time.
+const ASKS: usize = 256;
+/// An answer must be there within this: 500 ms for the checker, then three probes of at most 1 s, 250 ms apart. What is
+/// above that is for a host with many instances, whose probes wait for their moments, and for a checker that falls
+/// silent while it probes.
+const ANSWER: Duration = Duration::from_millis(6_500);
 /// A question during which the clock of this process stood still for so long counts for nothing.
 const STALL: Duration = Duration::from_millis(200);
 /// Reports of broken streams that may wait; beyond, their leases decide.
-pub(super) const BROKEN_MAX: usize = 1_024;
-/// Instances of broken streams that may wait to be asked about; beyond, their leases decide.
-const WAITING_MAX: usize = 20_000;
-
+pub(crate) const BROKEN_MAX: usize = 1_024;
 /// Probes an instance at once, three times, 250 ms apart, each for at most `min(timeout, 1 s)`: all of its critical
 /// checks, by its checker, or by this node where the checker says nothing within 500 ms.
 pub trait Quick: fmt::Debug + Send + Sync + 'static {
@@ -83,14 +82,14 @@ impl Quick for Nobody {
 enum Occasion {
     /// Its lease is lost.
     Lost,
-    /// Its stream broke at this lease time, ms.
-    Broken(u64),
+    /// Its stream broke.
+    Broken,
 }
 
 /// Work that is done.
 enum Ended {
-    /// An answer.
-    Answered(Asked, Occasion, Answer),
+    /// An answer, and how many checks were asked about.
+    Answered(Asked, Occasion, Answer, usize),
     /// Verdicts or expiries were proposed; look at these again then, where they are still lost.
     Proposed(Vec<u64>),
 }
@@ -129,7 +128,7 @@ impl Leases {
 pub(super) async fn run(leases: Leases, mut broken: mpsc::Receiver<Broken>) {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut desk = Desk { leases, work: JoinSet::new(), asks: 0, waiting: VecDeque::new() };
+    let mut desk = Desk { leases, work: JoinSet::new(), asks: 0, breaks: Breaks::default() };
     loop {
         tokio::select! {
             biased;
@@ -151,15 +150,15 @@ pub(super) async fn run(leases: Leases, mut broken: mpsc::Receiver<Broken>) {
 struct Desk {
     leases: Leases,
     work: JoinSet<Ended>,
+    /// Checks that are asked about.
     asks: usize,
-    /// Instances of broken streams, and when these broke.
-    waiting: VecDeque<(u64, u64)>,
+    breaks: Breaks,
 }
 
 impl Desk {
     fn tick(&mut self) {
         let Some(term) = self.leases.reign_with_table() else {
-            self.waiting.clear();
+            self.breaks.clear();
             return;
         };
         let now = self.leases.0.table.now();
@@ -178,20 +177,23 @@ impl Desk {
         let seen = self.leases.0.view.seen();
         let mut over = Vec::new();
         for due in due {
-            let record = seen.state.by_generation(due.generation);
-            let lost = record.filter(|record| is_lost(record));
-            let Some(record) = lost else {
+            let Some(record) = seen.state.by_generation(due.generation) else {
+                // A generation is never used again: it was taken over, or removed.
+                self.leases.0.table.book().lost.forget(due.generation);
+                continue;
+            };
+            if !is_lost(record) {
                 // The catalogue is ahead of the table: it is told in a moment, or was.
                 self.again(due.generation, RETRY);
                 continue;
-            };
+            }
             let checked = seen.state.checks(record).any(|check| !check.advisory);
             if due.overdue || !checked {
                 over.push(expiry(record, due.overdue));
             } else if due.alive {
                 self.leases.0.table.book().lost.alive(due.generation);
-            } else {
-                self.ask(&seen.state, record, Occasion::Lost);
+            } else if !self.ask(&seen.state, record, Occasion::Lost) {
+                self.again(due.generation, Duration::ZERO);
             }
         }
         if !over.is_empty() {
@@ -201,46 +203,57 @@ impl Desk {
     }
 
     fn note_broken(&mut self, handles: Broken) {
-        let now = self.leases.0.table.now();
-        let room = WAITING_MAX.saturating_sub(self.waiting.len());
-        self.waiting.extend(handles.into_iter().take(room).map(|handle| (handle, now)));
-        if self.leases.reign_with_table().is_some() {
-            self.ask_about_broken();
-        }
+        self.breaks.note(handles, self.leases.0.table.now());
     }
 
     fn ask_about_broken(&mut self) {
-        if self.waiting.is_empty() {
+        if self.breaks.is_empty() {
             return;
         }
         let seen = self.leases.0.view.seen();
-        while self.asks < ASKS {
-            let Some((handle, since)) = self.waiting.pop_front() else { break };
-            let Some(record) = seen.state.by_generation(handle) else { continue };
-            let running = record.lease.is_some_and(|lease| lease.state == LeaseState::Current);
+        let now = self.leases.0.table.now();
+        while let Some(handle) = self.breaks.next_ripe(now) {
+            let running = |record: &&Arc<Record>| {
+                record.lease.is_some_and(|lease| lease.state == LeaseState::Current)
+            };
+            let record = seen.state.by_generation(handle).filter(running);
             // What none of its checks calls alive is not routable anyway.
-            if running && has_passing_check(&seen.state, record) && !self.beat_since(handle, since)
-            {
-                self.ask(&seen.state, record, Occasion::Broken(since));
+            let wanted = record.filter(|record| has_passing_check(&seen.state, record));
+            let Some(record) = wanted.filter(|_| !self.beat_since_break(handle)) else {
+                self.breaks.end(handle);
+                continue;
+            };
+            if !self.ask(&seen.state, record, Occasion::Broken) {
+                return self.breaks.put_back(handle, now);
             }
         }
     }
 
     /// Whether it was heard of after its stream broke: then its process lives, and has another stream.
-    fn beat_since(&self, handle: u64, since: u64) -> bool {
-        self.leases.0.table.last_beat(handle).is_none_or(|beat| beat > since)
+    fn beat_since_break(&self, handle: u64) -> bool {
+        let beat = self.leases.0.table.last_beat(handle);
+        match (beat, self.breaks.since(handle)) {
+            (Some(beat), Some(since)) => beat > since,
+            (None, _) | (_, None) => true,
+        }
     }
 
-    fn ask(&mut self, state: &State, record: &Record, occasion: Occasion) {
+    /// Asks about an instance. `false`: so much is asked that it has to wait.
+    fn ask(&mut self, state: &State, record: &Record, occasion: Occasion) -> bool {
+        let checks = state.checks(record).filter(|check| !check.advisory).count();
+        if self.asks + checks > ASKS {
+            return false;
+        }
         let basis = state.basis(record);
         let (name, generation) = (record.name.clone(), record.generation);
         let asked = Asked { name, generation, basis };
         let leases = self.leases.clone();
-        self.asks += 1;
+        self.asks += checks;
         self.work.spawn(async move {
             let answer = leases.quick_answer(asked.clone()).await;
-            Ended::Answered(asked, occasion, answer)
+            Ended::Answered(asked, occasion, answer, checks)
         });
+        true
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -250,9 +263,13 @@ impl Desk {
                     self.again(generation, RECHECK);
                 }
             }
-            Ended::Answered(asked, occasion, answer) => {
-                self.asks -= 1;
+            Ended::Answered(asked, occasion, answer, checks) => {
+                self.asks -= checks;
+                let generation = asked.generation;
                 self.answered(asked, occasion, answer);
+                if occasion == Occasion::Broken {
+                    self.breaks.end(generation);
+                }
             }
         }
     }
@@ -265,10 +282,10 @@ impl Desk {
                 stats.quick_alive.fetch_add(1, Ordering::Relaxed);
                 self.leases.0.table.book().lost.alive(generation);
             }
-            (Answer::Alive, Occasion::Broken(_)) => {
+            (Answer::Alive, Occasion::Broken) => {
                 stats.quick_alive.fetch_add(1, Ordering::Relaxed);
             }
-            (Answer::Dead(_), Occasion::Broken(since)) if self.beat_since(generation, since) => {
+            (Answer::Dead(_), Occasion::Broken) if self.beat_since_break(generation) => {
                 stats.quick_ignored.fetch_add(1, Ordering::Relaxed);
             }
             (Answer::Dead(found), _) => {

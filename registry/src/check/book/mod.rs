@@ -81,6 +81,13 @@ pub(super) struct Job {
     pub(super) late: Duration,
 }
 
+impl Job {
+    /// The instance that is probed.
+    pub(super) fn generation(&self) -> u64 {
+        self.key.0
+    }
+}
+
 /// How a check stands with its checker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
@@ -282,10 +289,17 @@ impl Book {
         None
     }
 
-    /// Takes a moment at which this target may be probed beside the schedule; returns the wait until then.
-    pub(super) fn take_moment(&mut self, address: SocketAddr, now: u64) -> Duration {
-        let moment = self.pace.take(address, now * 1_000);
-        Duration::from_micros(moment - now * 1_000)
+    /// Takes a moment at which this target may be probed beside the schedule; returns the wait until then. `None`: it
+    /// would be longer than `most`, and no moment was taken.
+    pub(super) fn take_moment(
+        &mut self,
+        address: SocketAddr,
+        now: u64,
+        most: Duration,
+    ) -> Option<Duration> {
+        let now_us = now * 1_000;
+        let moment = self.pace.take_until(address, now_us, now_us + millis(most) * 1_000)?;
+        Some(Duration::from_micros(moment - now_us))
     }
 
     /// Takes the result of a probe. `true`: the catalogue has to be told.

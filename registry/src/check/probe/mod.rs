@@ -6,6 +6,8 @@
 //! answer nor its silence takes more than the bounds here. Who may be probed at all is decided in [`super::egress`].
 
 mod grpc;
+#[cfg(test)]
+mod hostile;
 mod http;
 pub(crate) mod output;
 #[cfg(test)]

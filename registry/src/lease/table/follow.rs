@@ -96,9 +96,9 @@ impl LeaseTable {
         let now = self.now();
         for event in events {
             match &event.subject {
-                Subject::Instance(name) => {
+                Subject::Instance(_) => {
                     if event.reason == Reason::TakenOver {
-                        self.forget_before(state, state.instance(name), event.generation);
+                        self.forget_before(&mut book, state, event);
                     }
                     self.follow_instance(&mut book, state, event, now);
                 }
@@ -140,18 +140,25 @@ impl LeaseTable {
         }
     }
 
-    /// Forgets the lease that was taken over by the owner of `generation`.
-    fn forget_before(&self, state: &State, record: Option<&Arc<Record>>, generation: u64) {
-        let before = record.and_then(|record| {
-            let mut events = record.history.events().iter().rev();
-            events.find(|event| event.generation < generation)
-        });
-        match before {
+    /// Forgets the generation that was taken over by this event, which names the new one alone.
+    fn forget_before(&self, book: &mut Book, state: &State, event: &Event) {
+        match taken_over(state, event) {
             Some(before) => {
-                self.entries.remove(&before.generation);
+                self.entries.remove(&before);
+                book.evictions.forget(before);
+                book.lost.forget(before);
             }
-            // So much has happened to it at once that its history does not tell any more.
+            // What waits for its removal or its checks is let go when it is looked at.
             None => self.entries.retain(|handle, _| state.by_generation(*handle).is_some()),
         }
     }
+}
+
+/// The generation that was taken over by this event. `None`: so much has happened to the instance at once that its
+/// history does not tell any more, or it is gone.
+pub fn taken_over(state: &State, event: &Event) -> Option<u64> {
+    let Subject::Instance(name) = &event.subject else { return None };
+    let mut events = state.instance(name)?.history.events().iter().rev();
+    let before = events.find(|before| before.generation < event.generation)?;
+    Some(before.generation)
 }

@@ -5,6 +5,8 @@
 
 mod follow;
 
+pub use follow::taken_over;
+
 use super::{
     evictions::Evictions,
     lost::Lost,

@@ -214,6 +214,21 @@ fn the_beat_of_an_owner_that_was_taken_over_is_fenced() {
 }
 
 #[test]
+fn a_take_over_leaves_nothing_of_the_old_generation() {
+    let mut rig = Rig::new();
+    let old = rig.register("a", 1);
+    rig.pass(3_001);
+    rig.overdue();
+    rig.expire(old);
+    rig.table.book().lost.note(old, rig.table.now(), u64::MAX);
+    assert_eq!(rig.table.book().evictions.len(), 1);
+    let new = rig.register("a", 2);
+    assert!(rig.table.book().evictions.is_empty());
+    assert!(rig.table.book().lost.is_empty());
+    assert!(is_acknowledged(&rig.beat(new)));
+}
+
+#[test]
 fn a_pause_of_the_process_prolongs_every_lease() {
     let mut rig = Rig::new();
     rig.register("a", 1);
