@@ -121,7 +121,7 @@ impl Checks {
 
     /// What was refused was decided on something that has changed meanwhile: it is looked at again when this node knows
     /// it, too. Before, it would be told again and refused again, and each time is an entry of the log.
-    async fn settle(&self, generations: &[u64], outcomes: &[Reported], revision: u64) {
+    pub(super) async fn settle(&self, generations: &[u64], outcomes: &[Reported], revision: u64) {
         let told = generations.iter().zip(outcomes);
         let refused = told.filter(|(_, outcome)| **outcome == Reported::Superseded);
         let refused: Vec<u64> = refused.map(|(generation, _)| *generation).collect();
