@@ -366,7 +366,7 @@ impl Replica {
     pub async fn add_member(&self, id: u64, member: Member) -> Result<(), AdminError> {
         use pb::administer_request::Action;
         let member = Some(wire::member_out(&member));
-        self.administer(Action::AddLearner(pb::AddLearner { node_id: id, member })).await
+        self.administer(Action::AddLearner(pb::NamedMember { node_id: id, member })).await
     }
 
     /// Makes a learner that has caught up a voter.
