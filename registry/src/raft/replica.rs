@@ -115,7 +115,8 @@ impl Replica {
         let stored = host.run_blocking(open).await.ok_or(StartError::Cancelled("opening"))??;
         let Stored { lock, identity, log, snapshots } = stored;
 
-        let guard = PeerGuard::new(identity.node_id(), identity.cluster_id());
+        let guard =
+            PeerGuard::new(identity.node_id(), identity.cluster_id(), settings.allow_loopback);
         let peers = Arc::new(Peers::new(host.clone(), guard.clone(), &settings));
         let output = Arc::new(Output::new(publisher));
         let stop = CancellationToken::new();
