@@ -52,13 +52,7 @@ impl Rules {
     pub fn check(&self, address: SocketAddr) -> Result<(), Forbidden> {
         check_range(address.ip())?;
         let ip = address.ip().to_canonical();
-        let is_member = |member: &SocketAddr| {
-            // A wildcard listens on loopback too, and all of loopback is one machine.
-            let everywhere = member.ip().is_unspecified() || member.ip().is_loopback();
-            member.port() == address.port()
-                && (member.ip().to_canonical() == ip || (everywhere && ip.is_loopback()))
-        };
-        if self.members.iter().any(is_member) {
+        if meanings(ip).any(|ip| self.is_member(ip, address.port())) {
             return Err(Forbidden::Member);
         }
         if ip.is_loopback() && !self.allow_loopback {
@@ -66,6 +60,25 @@ impl Rules {
         }
         Ok(())
     }
+
+    /// Whether a member listens there.
+    fn is_member(&self, ip: IpAddr, port: u16) -> bool {
+        self.members.iter().filter(|member| member.port() == port).any(|member| {
+            // A wildcard listens on loopback too, and all of loopback is one machine.
+            let everywhere = member.ip().is_unspecified() || member.ip().is_loopback();
+            (everywhere && ip.is_loopback())
+                || meanings(member.ip().to_canonical()).any(|member| member == ip)
+        })
+    }
+}
+
+/// An address, and the IPv4 addresses that it carries.
+fn meanings(ip: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let inner = match ip {
+        IpAddr::V4(_) => [None, None],
+        IpAddr::V6(v6) => carried(v6),
+    };
+    std::iter::once(ip).chain(inner.into_iter().flatten().map(IpAddr::V4))
 }
 
 /// Whether an address is in a range that no instance can be in, wherever the registry runs. Loopback, which is a
@@ -89,7 +102,7 @@ pub fn check_range(ip: IpAddr) -> Result<(), Forbidden> {
     }
 }
 
-/// Where Amazon, Google, Azure, Alibaba and Oracle machines read their metadata and credentials.
+/// Where Amazon, Google, Azure, Alibaba, Oracle and Scaleway machines read their metadata and credentials.
 const METADATA_V4: [Ipv4Addr; 5] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(169, 254, 170, 2),
@@ -97,9 +110,12 @@ const METADATA_V4: [Ipv4Addr; 5] = [
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-const METADATA_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
+/// Amazon has all of `fd00:ec2::/32`, see [`range_v6`].
+const METADATA_V6: [Ipv6Addr; 4] = [
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x0100, 0, 0, 0, 0, 0x0100, 0x0200),
+    Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042),
 ];
 
 fn range_v4(ip: Ipv4Addr) -> Result<(), Forbidden> {
@@ -117,7 +133,8 @@ fn range_v4(ip: Ipv4Addr) -> Result<(), Forbidden> {
 }
 
 fn range_v6(ip: Ipv6Addr) -> Result<(), Forbidden> {
-    if METADATA_V6.contains(&ip) {
+    let of_amazon = matches!(ip.segments(), [0xfd00, 0x0ec2, ..]);
+    if of_amazon || METADATA_V6.contains(&ip) {
         Err(Forbidden::Metadata)
     } else if ip.is_unspecified() {
         Err(Forbidden::Unspecified)
@@ -202,7 +219,13 @@ mod tests {
             ("febf::1", Forbidden::LinkLocal),
             ("ff02::1", Forbidden::Multicast),
             ("fd00:ec2::254", Forbidden::Metadata),
+            ("fd00:ec2::", Forbidden::Metadata),
+            ("fd00:ec2::23", Forbidden::Metadata),
+            ("fd00:ec2:ffff:ffff:ffff:ffff:ffff:ffff", Forbidden::Metadata),
             ("fd20:ce::254", Forbidden::Metadata),
+            ("fd00:c1::a9fe:a9fe", Forbidden::Metadata),
+            ("fd00:100::100:200", Forbidden::Metadata),
+            ("fd00:42::42", Forbidden::Metadata),
         ];
         for (ip, why) in cases {
             assert_eq!(range(ip), Some(why), "{ip}");
@@ -249,6 +272,11 @@ mod tests {
             "1.0.0.0",
             "2001:db8::1",
             "fd00::1",
+            "fd00:ec1:ffff::254",
+            "fd00:ec3::254",
+            "fd00:c1::1",
+            "fd00:100::1",
+            "fd00:42::43",
             "fec0::1",
             "64:ff9b::a00:1",
             "2002:a00:1::1",
@@ -278,10 +306,24 @@ mod tests {
             "127.9.9.9:8300",
             "[::1]:8300",
             "127.0.0.1:8600",
+            // Inside NAT64, with the well-known and a local prefix, 6to4 and ISATAP.
+            "[64:ff9b::a00:1]:8502",
+            "[64:ff9b:1::a00:1]:8502",
+            "[64:ff9b:1:a00:0:100::]:8502",
+            "[2002:a00:1::]:8502",
+            "[2001:db8::5efe:a00:1]:8502",
         ] {
             assert_eq!(check(address), Some(Forbidden::Member), "{address}");
         }
-        for address in ["10.0.0.1:80", "10.0.0.2:8502", "127.0.0.1:8502", "10.0.0.1:8300"] {
+        for address in [
+            "10.0.0.1:80",
+            "10.0.0.2:8502",
+            "127.0.0.1:8502",
+            "10.0.0.1:8300",
+            "[64:ff9b::a00:1]:80",
+            "[64:ff9b::a00:2]:8502",
+            "[2002:a00:2::]:8502",
+        ] {
             assert_eq!(check(address), None, "{address}");
         }
     }

@@ -457,11 +457,6 @@ impl Record {
         self.generation == generation
             && self.lease.is_some_and(|lease| lease.state == LeaseState::Held)
     }
-
-    /// Whether callers that hold a connection need not care about the difference to `other`.
-    pub fn same_place(&self, spec: &Spec) -> bool {
-        self.spec.endpoints == spec.endpoints
-    }
 }
 
 impl Transport {

@@ -176,9 +176,17 @@ fn allowed(
     let lease = old.lease.map(|lease| (old.generation, lease.epoch));
     let maintenance = old.admin_state() == AdminState::Maintenance;
     match event.reason {
-        // The last critical check of an instance whose lease was over has failed.
-        Reason::LeaseExpired if matches!(command, Command::ReportHealth(_)) => {
-            prop_assert_eq!(old.lease.map(|lease| lease.state), Some(LeaseState::Lost));
+        // The last critical check of an instance whose lease was over has failed, or is none of its checks any more; or
+        // something is said of it that failed in maintenance.
+        Reason::LeaseExpired
+            if matches!(
+                command,
+                Command::ReportHealth(_) | Command::ReportSelf(_) | Command::PutServicePolicy(_)
+            ) =>
+        {
+            let over = old.lease.map(|lease| lease.state);
+            prop_assert!(matches!(over, Some(LeaseState::Lost | LeaseState::Held)));
+            prop_assert!(!maintenance);
         }
         Reason::LeaseExpired => {
             let Command::ExpireLeases(expire) = command else {
@@ -328,11 +336,10 @@ fn healthy(state: &State, record: &Record) -> Result<(), TestCaseError> {
                 |check: &Check| record.signals.opinion(&check.id).verdict == Verdict::Failing;
             prop_assert!(!state.checks(record).any(fails));
         }
-        Health::Degraded => {
-            prop_assert!(lease == Some(LeaseState::Held) || !any(Verdict::Failing));
-        }
+        Health::Degraded => prop_assert!(!any(Verdict::Failing)),
     }
-    if lease == Some(LeaseState::Lost) && !critical.is_empty() {
+    let over = matches!(lease, Some(LeaseState::Lost | LeaseState::Held));
+    if over && !critical.is_empty() && !was_maintained(record) {
         prop_assert!(any(Verdict::Passing), "nothing speaks for {}", record.name);
     }
     let heard = record.signals.heard();
@@ -347,6 +354,14 @@ fn healthy(state: &State, record: &Record) -> Result<(), TestCaseError> {
     let last = record.history.events().last().unwrap();
     prop_assert_eq!((last.revision, last.to), (record.revision, Some(record.status())));
     Ok(())
+}
+
+/// Whether it stands in maintenance, or left it and nothing has happened to it since.
+fn was_maintained(record: &Record) -> bool {
+    use rollcall_core::record::{AdminState, Reason};
+    let last = record.history.events().last().map(|event| event.reason);
+    record.admin_state() == AdminState::Maintenance
+        || matches!(last, Some(Reason::AdminSet | Reason::AdminExpired))
 }
 
 fn journal(state: &State) -> Result<(), TestCaseError> {

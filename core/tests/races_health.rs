@@ -8,8 +8,8 @@ use rollcall_core::{
     Command, Rejection,
     check::Verdict,
     command::{
-        Expired, PutServicePolicy, Registered, Registration, ReportHealth, ReportSelf, Reported,
-        SelfReport, Source,
+        Expired, Finding, PutServicePolicy, Registered, Registration, ReportHealth, ReportSelf,
+        Reported, SelfReport, Source,
     },
     instance::{Spec, limit},
     policy::Policy,
@@ -76,6 +76,50 @@ fn a_verdict_on_the_default_checks_of_before_is_refused() {
     assert_eq!(registry.report(source, late), Reported::Superseded);
     registry.judge("web/a", "c", Verdict::Passing);
     assert_eq!(registry.get("web/a").unwrap().health, HealthStatus::Healthy);
+}
+
+#[test]
+fn a_verdict_on_checks_that_a_policy_set_later_is_refused_after_a_registration() {
+    for nonce in [1, 2] {
+        let mut registry = Registry::new();
+        registry.set_checkers(&[1]).unwrap();
+        registry.register(checked("web/a", 1, "10.0.0.1:80", &[]));
+        put_policy(&mut registry, &["c"]);
+        let late = registry.finding("web/a", "c", Verdict::Failing);
+        let mut again = checked("web/a", nonce, "10.0.0.1:80", &[]);
+        again.spec = Spec { weight: 5, ..Spec::clone(&again.spec) }.into();
+        let generation = registry.register(again).generation;
+        let source = registry.checker("web/a");
+        let late = Finding { generation, ..late };
+        assert_eq!(registry.report(source, late), Reported::Superseded);
+        assert_eq!(registry.get("web/a").unwrap().health, HealthStatus::Healthy);
+        registry.judge("web/a", "c", Verdict::Failing);
+    }
+}
+
+#[test]
+fn when_the_checks_of_a_service_changed_is_part_of_the_hash() {
+    let mut registry = Registry::new();
+    let mut other = registry.clone();
+    // The same policy in the end, by as many changes, of which another one was the last of the checks.
+    for (registry, steps) in [(&mut registry, [true, false]), (&mut other, [false, true])] {
+        let mut policy = Policy::default();
+        for of_checks in steps {
+            match of_checks {
+                true => policy.checks = checks(&["c"]),
+                false => policy.evict_after = Some(Duration::from_secs(1)),
+            }
+            let (service, actor) = (service("web"), Actor::Operator("ann".into()));
+            let policy = policy.clone();
+            let put = PutServicePolicy { service, policy, actor, request_id: None };
+            registry.send(Command::PutServicePolicy(put)).result.unwrap();
+        }
+    }
+    let web = |registry: &Registry| registry.state.service(&service("web")).unwrap().clone();
+    assert_eq!(web(&registry).policy, web(&other).policy);
+    assert_eq!(web(&registry).revision, web(&other).revision);
+    assert_ne!(web(&registry).checks_since, web(&other).checks_since);
+    assert_ne!(registry.state.hash(), other.state.hash());
 }
 
 #[test]

@@ -89,17 +89,14 @@ pub fn status_with(
     with_details(code, text.into(), details(reason, Some((key, value)), retry))
 }
 
-/// A message that was refused: `Invalid` or all of [`Refused`].
+/// A message that was refused: one `Invalid`, or [`Refused`].
 pub fn of_invalid(refused: impl Into<Refused>) -> Status {
-    let (code, reason, found) = match refused.into() {
-        Refused::Invalid(found) => (Code::InvalidArgument, reason::INVALID_REQUEST, found),
-        Refused::Unimplemented(one) => (Code::Unimplemented, reason::UNIMPLEMENTED, vec![one]),
-    };
-    let mut details = details(reason, None, Retry::Never);
+    let Refused(found) = refused.into();
+    let mut details = details(reason::INVALID_REQUEST, None, Retry::Never);
     for invalid in &found {
         details.add_bad_request_violation(&invalid.field, &invalid.problem);
     }
-    with_details(code, summary(&found), details)
+    with_details(Code::InvalidArgument, summary(&found), details)
 }
 
 /// The first problems in one line; the details have all of them.
@@ -252,23 +249,13 @@ mod tests {
     fn every_wrong_field_is_in_the_details_and_the_first_ones_in_the_text() {
         let found: Vec<Invalid> =
             (0..5).map(|i| Invalid::new(format!("items[{i}].name"), "is required")).collect();
-        let status = of_invalid(Refused::Invalid(found.clone()));
+        let status = of_invalid(Refused(found.clone()));
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(Details::of(&status).violations, found);
         assert_eq!(
             status.message(),
             "items[0].name: is required; items[1].name: is required; items[2].name: is required; and 2 more"
         );
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_unimplemented_and_named() {
-        let one = Invalid::new("items[0].spec.health_checks", "this version runs no checks");
-        let status = Status::from(Refused::Unimplemented(one.clone()));
-        assert_eq!(status.code(), Code::Unimplemented);
-        let details = Details::of(&status);
-        assert_eq!(details.reason.as_deref(), Some(reason::UNIMPLEMENTED));
-        assert_eq!(details.violations, [one]);
     }
 
     #[test]

@@ -150,8 +150,9 @@ impl Node {
             let view = view.clone();
             Arc::new(move |published| view.publish(published))
         };
+        let raft = RaftSettings { allow_loopback: options.check.allow_loopback, ..options.raft };
         let replica = Replica::start(
-            options.raft,
+            raft,
             host.clone(),
             options.data_dir,
             announced,

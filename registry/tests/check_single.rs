@@ -56,9 +56,10 @@ async fn the_last_five_outputs_are_shown_with_the_checker_and_the_next_probe() {
     assert_eq!((told.outputs_problem.as_str(), told.checks.len()), ("", 1));
     assert_eq!(told.checker_node_id, node.node.replica().node_id());
     let check = &told.checks[0];
-    assert_eq!((check.check_id.as_str(), check.kind.as_str()), ("http", "http"));
+    let status = check.status.as_ref().expect("a status");
+    assert_eq!((status.check_id.as_str(), check.kind.as_str()), ("http", "http"));
     assert_eq!(check.target, target.address.to_string());
-    assert_eq!(check.verdict(), v1::CheckVerdict::Passing);
+    assert_eq!((status.verdict(), status.hasty), (v1::CheckVerdict::Passing, false));
     assert_eq!(check.outputs.len(), 5);
     assert!(check.next_probe_in.is_some());
     for output in &check.outputs {

@@ -3,6 +3,7 @@
 mod support;
 
 use rollcall_core::record::HealthStatus::{Healthy, Unhealthy};
+use rollcall_proto::v1;
 use rollcall_registry::check::CheckSettings;
 use std::{collections::BTreeSet, time::Duration};
 use support::{
@@ -48,6 +49,11 @@ async fn targets(count: usize) -> Vec<Target> {
 async fn every_check_has_one_checker_and_any_node_shows_its_outputs() {
     let nodes = three(&quick()).await;
     eventually("three checkers", || nodes.iter().all(|node| checkers(node) == 3)).await;
+    for node in &nodes {
+        let status = node.admin().get_cluster_status(v1::GetClusterStatusRequest {}).await;
+        let members = status.expect("status").into_inner().members;
+        assert_eq!(members.iter().filter(|member| member.probes).count(), 3, "{members:?}");
+    }
     let targets = targets(24).await;
     register(&nodes[1], &targets).await;
     for number in 0..targets.len() {

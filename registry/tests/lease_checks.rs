@@ -136,6 +136,11 @@ fn standing(on: &Running, id: &str) -> Option<(HealthStatus, Reason)> {
 
 /// Says as its checker that the check passes.
 async fn pass(on: &Running, id: &str) {
+    judge(on, id, Verdict::Passing).await;
+}
+
+/// Says as its checker what the check comes to.
+async fn judge(on: &Running, id: &str, verdict: Verdict) {
     within("a verdict", async {
         loop {
             let seen = on.node.api().view().seen();
@@ -150,7 +155,7 @@ async fn pass(on: &Running, id: &str) {
                 generation: record.generation,
                 basis: seen.state.basis(record),
                 check: check_id(),
-                opinion: Opinion { verdict: Verdict::Passing, ..Opinion::PASSING },
+                opinion: Opinion { verdict, ..Opinion::PASSING },
                 evidence: "".into(),
             };
             let source = Source::Checker { node, epoch };
@@ -227,6 +232,24 @@ async fn a_check_keeps_a_silent_instance_for_ten_ttls_at_most() {
     assert!(kept <= Duration::from_millis(14_000), "{kept:?}");
     eventually("it is gone", || record(&running, "a").is_none()).await;
     assert_eq!(script.asked("a"), 1);
+    running.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_in_maintenance_is_over_when_that_ends() {
+    let (running, script) = scripted().await;
+    script.say("a", Answer::Alive);
+    enlist(&running, "a", 1).await;
+    eventually("it is lost", || running.health("web", "a") == Some(Degraded)).await;
+    eventually("it is asked about", || script.asked("a") == 1).await;
+    running.admin_state("web", "a", v1::AdminState::Maintenance).await;
+    judge(&running, "a", Verdict::Failing).await;
+    assert_eq!(standing(&running, "a"), Some((Unhealthy, Reason::CheckFailed)));
+    let ended = Instant::now();
+    running.admin_state("web", "a", v1::AdminState::Enabled).await;
+    eventually("it is gone", || record(&running, "a").is_none()).await;
+    let waited = ended.elapsed();
+    assert!(waited < Duration::from_secs(5), "not by the ten ttls of a lost lease: {waited:?}");
     running.node.shutdown().await;
 }
 

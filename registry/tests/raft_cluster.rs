@@ -414,6 +414,31 @@ async fn a_leader_cut_off_is_replaced_and_catches_up_when_the_link_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_value_of_a_shared_setting_is_refused_until_it_has_the_same() {
+    let mut nodes = three(&settings()).await;
+    let other = RaftSettings { allow_loopback: true, ..settings() };
+    let newcomer = Node::start(other.clone());
+    let seeds = [nodes[0].peer];
+    tokio::select! {
+        biased;
+        standing = newcomer.join(&seeds) => panic!("it was taken in as a {standing:?}"),
+        () = eventually("it is refused", || nodes[0].replica.guard().refused() > 2) => {}
+    }
+    assert_eq!((nodes[0].replica.status().members.len(), newcomer.replica.cluster_id()), (3, None));
+    drop(newcomer);
+
+    let follower = (leader(&nodes).await + 1) % 3;
+    let (dir, peer) = nodes.remove(follower).kill();
+    let back = Node::open(dir, peer, other);
+    eventually("it refuses the leader", || back.replica.guard().refused() > 2).await;
+    nodes[0].put_surely("meanwhile").await;
+    assert!(!back.has("meanwhile"));
+    let (dir, peer) = back.kill();
+    let back = Node::open(dir, peer, settings());
+    eventually("it follows again", || back.has("meanwhile")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_is_never_told_as_not_done() {
     let mut nodes = three(&settings()).await;
     let leads = leader(&nodes).await;

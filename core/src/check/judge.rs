@@ -43,21 +43,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Every kind of failure.
-    pub const ALL: [Self; 11] = [
-        Self::Refused,
-        Self::Unreachable,
-        Self::Timeout,
-        Self::Closed,
-        Self::Tls,
-        Self::Protocol,
-        Self::Redirect,
-        Self::Code,
-        Self::Body,
-        Self::NotServing,
-        Self::Forbidden,
-    ];
-
     /// The stable word.
     pub fn as_str(self) -> &'static str {
         match self {

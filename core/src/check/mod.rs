@@ -112,6 +112,11 @@ impl Check {
         (endpoint.transport == Transport::Tcp).then_some(endpoint.address)
     }
 
+    /// Whether this check tests what `other` does, at whatever pace and with whatever weight.
+    pub(crate) fn tests_as(&self, other: &Self) -> bool {
+        (&self.id, &self.probe, &self.endpoint) == (&other.id, &other.probe, &other.endpoint)
+    }
+
     /// Size in bytes for the limit of a spec: all texts, and 32 bytes for the rest.
     pub fn size(&self) -> usize {
         let endpoint = self.endpoint.as_ref().map_or(0, |name| name.as_str().len());

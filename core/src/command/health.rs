@@ -63,7 +63,7 @@ pub struct ReportSelf {
     pub items: Vec<SelfReport>,
     /// How busy they are: makes neither an event nor a revision.
     pub figures: Vec<Figure>,
-    /// The node that heard it.
+    /// The owner whose heartbeat stream said it.
     pub actor: Actor,
 }
 

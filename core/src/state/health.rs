@@ -14,7 +14,7 @@ use crate::{
     instance::{Spec, limit},
     name::ServiceName,
     policy::Policy,
-    record::{Actor, HealthStatus, Lease, LeaseState, Reason, Record, Subject},
+    record::{Actor, AdminState, HealthStatus, Lease, LeaseState, Reason, Record, Subject},
     signals::{Heard, Signals, Standing},
 };
 use std::sync::Arc;
@@ -81,8 +81,9 @@ impl State {
             });
             let opinion = match same {
                 Some(old) => match old.signals.standing(&check.id) {
-                    // Set by a policy later, and nobody has found fault with it.
-                    None => continue,
+                    // Set by a policy later, and nobody has found fault with it. It is noted, so that a verdict from
+                    // before this registration is known as such.
+                    None => Some(Opinion::PASSING),
                     Some(kept) if fresh && kept.opinion.verdict == Verdict::Failing => None,
                     Some(kept) => Some(kept.opinion),
                 },
@@ -127,7 +128,6 @@ impl State {
             Source::Checker { node, .. } => self.checkers.of(&record.name) == Some(node),
             Source::Quick => opinion.verdict == Verdict::Failing,
         };
-        opinion.hasty = report.source == Source::Quick;
         let known = self.checks(&record).any(|check| check.id == item.check);
         let listed = record.lease.is_none_or(|lease| lease.state != LeaseState::Expired);
         let current = self.basis(&record) == item.basis;
@@ -135,7 +135,13 @@ impl State {
             return Reported::Superseded;
         }
         let before = record.signals.opinion(&item.check);
-        let failed_already = opinion.hasty && before.verdict == Verdict::Failing;
+        let fails_still = [before, opinion].iter().all(|it| it.verdict == Verdict::Failing);
+        opinion.hasty = match report.source {
+            Source::Quick => true,
+            // The checker goes on from a hasty verdict until it has found one itself.
+            Source::Checker { .. } => opinion.hasty && before.hasty && fails_still,
+        };
+        let failed_already = report.source == Source::Quick && fails_still;
         if before == opinion || failed_already {
             return Reported::Unchanged;
         }
@@ -144,13 +150,7 @@ impl State {
             heard.basis = heard.basis.max(item.basis);
             heard.note(&item.check, opinion);
         });
-        let reason = match opinion.verdict {
-            verdict if verdict == before.verdict && opinion.flapping => Reason::CheckFlaps,
-            verdict if verdict == before.verdict => Reason::CheckSteady,
-            Verdict::Failing if opinion.hasty && is_running(&record) => Reason::StreamBroken,
-            Verdict::Failing | Verdict::Starting => Reason::CheckFailed,
-            Verdict::Passing => Reason::CheckPassed,
-        };
+        let reason = reason_of(&before, &opinion, is_running(&record));
         self.hear(&record, signals, reason, &report.actor, item.evidence.clone());
         Reported::Taken
     }
@@ -167,14 +167,21 @@ impl State {
         let mut new = Record { signals, ..Record::clone(record) };
         let mut reason = reason;
         if let Some(lease) = new.lease
-            && lease.state == LeaseState::Lost
-            && self.is_dead_by_checks(&new)
+            && self.is_dead_by_every_signal(&new)
         {
-            // The lease is over and no check passes any more: dead by every signal.
             new.lease = Some(Lease { state: LeaseState::Expired, ..lease });
             reason = Reason::LeaseExpired;
         }
         self.revise(record, new, reason, actor, evidence);
+    }
+
+    /// Whether its lease is over and, of the checks that kept it, none passes any more. Maintenance suspends that, and
+    /// who expires leases finds out when it ends.
+    fn is_dead_by_every_signal(&self, record: &Record) -> bool {
+        let over = record
+            .lease
+            .is_some_and(|lease| matches!(lease.state, LeaseState::Lost | LeaseState::Held));
+        over && record.admin_state() != AdminState::Maintenance && self.is_dead_by_checks(record)
     }
 
     pub(super) fn report_self(&mut self, report: &ReportSelf) -> Result<Done, Rejection> {
@@ -220,7 +227,8 @@ impl State {
         Ok(Done::Applied)
     }
 
-    /// The checks of a service are others now: what the former ones came to is forgotten, instance by instance.
+    /// The checks of a service are others now: what those came to that are gone, or test something else, is forgotten,
+    /// instance by instance. One that is only asked at another pace, or counts more or less, keeps its verdict.
     pub(super) fn follow_checks(
         &mut self,
         service: &ServiceName,
@@ -237,14 +245,20 @@ impl State {
                 continue;
             }
             let stays = |standing: &&Standing| {
-                let find = |checks: &[Check]| {
-                    checks.iter().find(|check| check.id == standing.check).cloned()
-                };
-                find(&after).is_some_and(|after| Some(after) == find(&before))
+                let of = |check: &&Check| check.id == standing.check;
+                let (before, after) = (before.iter().find(of), after.iter().find(of));
+                before.zip(after).is_some_and(|(before, after)| {
+                    // One that could only degrade, and waits for its first success, takes nobody out of service now.
+                    let waits = standing.opinion.verdict == Verdict::Starting;
+                    after.tests_as(before) && !(waits && before.advisory && !after.advisory)
+                })
             };
             let kept: Vec<Standing> = heard.standings.iter().filter(stays).cloned().collect();
-            if kept.len() < heard.standings.len() {
-                let signals = record.signals.with(|heard| heard.standings = kept);
+            let signals = match kept.len() < heard.standings.len() {
+                true => record.signals.with(|heard| heard.standings = kept),
+                false => record.signals.clone(),
+            };
+            if signals != record.signals || self.is_judged_otherwise(record) {
                 let evidence = "the policy of the service names other checks";
                 self.hear(record, signals, Reason::ChecksChanged, actor, evidence.into());
             }
@@ -304,16 +318,21 @@ impl State {
         }
     }
 
+    /// Whether what follows from a record, as its checks are now, is not what it says.
+    fn is_judged_otherwise(&self, record: &Record) -> bool {
+        let (health, why) = self.assess(record);
+        health != record.health
+            || why.is_some_and(|why| why != record.reason)
+            || self.is_dead_by_every_signal(record)
+    }
+
     /// Health by the order of precedence, and what is to blame.
     fn assess(&self, record: &Record) -> (HealthStatus, Option<Reason>) {
         let lost = match record.lease.map(|lease| lease.state) {
             Some(LeaseState::Expired) => {
                 return (HealthStatus::Expired, Some(Reason::LeaseExpired));
             }
-            Some(LeaseState::Held) => {
-                return (HealthStatus::Degraded, Some(Reason::HeartbeatLost));
-            }
-            Some(LeaseState::Lost) => true,
+            Some(LeaseState::Lost | LeaseState::Held) => true,
             Some(LeaseState::Current) | None => false,
         };
         let mut worst = Worst::default();
@@ -366,6 +385,18 @@ struct Worst {
     broken: bool,
     starting: bool,
     advisory: bool,
+}
+
+/// Why a check is thought of in another way.
+fn reason_of(before: &Opinion, now: &Opinion, is_running: bool) -> Reason {
+    let same = now.verdict == before.verdict && now.flapping != before.flapping;
+    match now.verdict {
+        _ if same && now.flapping => Reason::CheckFlaps,
+        _ if same => Reason::CheckSteady,
+        Verdict::Failing if now.hasty && is_running => Reason::StreamBroken,
+        Verdict::Failing | Verdict::Starting => Reason::CheckFailed,
+        Verdict::Passing => Reason::CheckPassed,
+    }
 }
 
 fn is_running(record: &Record) -> bool {

@@ -49,9 +49,12 @@ impl State {
         }
         let protected = self.is_protected(&record.name.service);
         let released = self.released.contains(&item.generation);
+        let dead = self.is_dead_by_checks(&record);
         let to = match lease.state {
             LeaseState::Expired => return Expired::Expired,
-            LeaseState::Held if protected && !released => return Expired::Held,
+            LeaseState::Held if protected && !released && !dead => return Expired::Held,
+            // A policy has given it checks meanwhile, and one passes.
+            LeaseState::Held if self.end_of_lease(&record) == LeaseState::Lost => LeaseState::Lost,
             LeaseState::Held => LeaseState::Expired,
             LeaseState::Current => self.end_of_lease(&record),
             // The checks have had their time; but what runs out together is held back together.

@@ -516,7 +516,13 @@ impl Service {
         if self.is_idle() {
             return 0;
         }
-        digest(&(&self.name, self.revision, self.policy.as_ref().map(|policy| policy.digest())))
+        let policy = self.policy.as_ref().map(|policy| policy.digest());
+        let share = digest(&(&self.name, self.revision, policy));
+        // A service whose checks never changed has the share that it had before there were any.
+        match self.checks_since {
+            0 => share,
+            since => digest(&(share, since)),
+        }
     }
 }
 

@@ -53,12 +53,13 @@ pub(crate) fn spec(address: &str, ttl: u64) -> Spec {
     Spec { ttl, ..Spec::new(vec![endpoint]).unwrap() }
 }
 
-/// TCP checks of these ids, critical unless `~` follows.
+/// TCP checks of these ids: critical unless `~` follows, every 10 s, or every 20 s where `*` follows.
 pub(crate) fn checks(ids: &[&str]) -> Checks {
     let check = |id: &&str| {
-        let name = Label::parse("check_id", id.trim_end_matches('~')).unwrap();
-        let advisory = id.ends_with('~');
-        Check { advisory, ..Check::new(name, Probe::Tcp { tls: false }) }
+        let name = Label::parse("check_id", id.trim_end_matches(['~', '*'])).unwrap();
+        let advisory = id.contains('~');
+        let interval = Check::DEFAULT_INTERVAL * if id.contains('*') { 2 } else { 1 };
+        Check { advisory, interval, ..Check::new(name, Probe::Tcp { tls: false }) }
     };
     Checks::parse(ids.iter().map(check).collect()).unwrap()
 }

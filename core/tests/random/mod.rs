@@ -88,7 +88,8 @@ pub(crate) enum Expect {
 }
 
 /// Checks that instances and policies have.
-const CHECKS: [&[&str]; 5] = [&[], &["c"], &["c", "d~"], &["c", "e"], &["d~"]];
+const CHECKS: [&[&str]; 7] =
+    [&[], &["c"], &["c", "d~"], &["c", "e"], &["d~"], &["c~", "e"], &["c*", "d"]];
 const CHECK_IDS: [&str; 3] = ["c", "d", "e"];
 
 /// Names that commands are about.
@@ -152,7 +153,7 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(name, state, until, which, expect)| {
                 Input::SetAdmin(name, state, until, which, expect)
             }),
-        2 => (index(), option::of(0..3_u64), 0..5_u8)
+        2 => (index(), option::of(0..3_u64), 0..7_u8)
             .prop_map(|(name, wait, checks)| Input::Policy(name, wait, checks)),
         14 => vec(found(), 0..4).prop_map(Input::Report),
         2 => (index(), which(), any::<bool>()).prop_map(|(name, which, bad)| Input::Say(name, which, bad)),

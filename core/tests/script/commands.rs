@@ -226,7 +226,7 @@ impl Stage {
         self.send(Command::SetCheckers(SetCheckers { epoch, nodes, actor }))
     }
 
-    /// `verdict NAME|GENERATION CHECK passes|fails|starts [flapping] [quick] [node=N] [epoch=E] [basis=R]`
+    /// `verdict NAME|GENERATION CHECK passes|fails|starts [flapping] [hasty|quick] [node=N] [epoch=E] [basis=R]`
     fn verdict(&mut self, words: &mut Words<'_>) -> String {
         let which = words.take();
         let record = match which.parse() {
@@ -243,7 +243,8 @@ impl Stage {
             "starts" => Verdict::Starting,
             word => panic!("`{word}`: passes, fails or starts"),
         };
-        let opinion = Opinion { verdict, flapping: words.flag("flapping"), hasty: false };
+        let (flapping, hasty) = (words.flag("flapping"), words.flag("hasty"));
+        let opinion = Opinion { verdict, flapping, hasty };
         let source = match words.flag("quick") {
             true => Source::Quick,
             false => Source::Checker {

@@ -64,7 +64,8 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// `checks=web+db~+admin@p1`: critical TCP checks of these ids, advisory with `~`, of the first endpoint or another.
+    /// `checks=web+db~+admin@p1+slow*`: critical TCP checks of these ids, advisory with `~`, of the first endpoint or
+    /// another, every 10 s or with `*` every 20 s.
     pub(crate) fn checks(&mut self) -> Checks {
         let texts = self.value("checks").unwrap_or_default().split('+');
         let check = |text: &str| {
@@ -72,9 +73,10 @@ impl<'a> Words<'a> {
                 Some((text, endpoint)) => (text, Some(Label::parse("endpoint", endpoint).unwrap())),
                 None => (text, None),
             };
-            let id = Label::parse("check_id", text.trim_end_matches('~')).unwrap();
-            let advisory = text.ends_with('~');
-            Check { advisory, endpoint, ..Check::new(id, Probe::Tcp { tls: false }) }
+            let id = Label::parse("check_id", text.trim_end_matches(['~', '*'])).unwrap();
+            let advisory = text.contains('~');
+            let interval = Check::DEFAULT_INTERVAL * if text.contains('*') { 2 } else { 1 };
+            Check { advisory, interval, endpoint, ..Check::new(id, Probe::Tcp { tls: false }) }
         };
         Checks::parse(texts.filter(|text| !text.is_empty()).map(check).collect()).unwrap()
     }

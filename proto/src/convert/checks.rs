@@ -3,7 +3,7 @@
 use super::{answer::duration, problems::Problems};
 use crate::v1::{self, health_check as wire};
 use rollcall_core::{
-    check::{Check, Checks, CodeRange, HttpProbe, Method, Probe, Verdict},
+    check::{Check, Checks, CodeRange, HttpProbe, Method, Opinion, Probe, Verdict},
     instance::limit,
     name::Label,
     signals::{Signals, Standing},
@@ -134,14 +134,19 @@ fn http_probe(http: &HttpProbe) -> wire::HttpProbe {
 
 /// What the checks of an instance came to.
 pub(super) fn check_statuses(signals: &Signals) -> Vec<v1::CheckStatus> {
-    let status = |standing: &Standing| v1::CheckStatus {
-        check_id: standing.check.to_string(),
-        verdict: check_verdict(standing.opinion.verdict).into(),
-        flapping: standing.opinion.flapping,
-        hasty: standing.opinion.hasty,
-    };
     let standings = signals.heard().map_or(&[][..], |heard| &heard.standings);
+    let status = |standing: &Standing| check_status(&standing.check, &standing.opinion);
     standings.iter().map(status).collect()
+}
+
+/// What one check came to.
+pub fn check_status(check: &Label, opinion: &Opinion) -> v1::CheckStatus {
+    v1::CheckStatus {
+        check_id: check.to_string(),
+        verdict: check_verdict(opinion.verdict).into(),
+        flapping: opinion.flapping,
+        hasty: opinion.hasty,
+    }
 }
 
 /// A verdict.
@@ -179,7 +184,7 @@ mod tests {
     fn spoilt(spoil: impl FnOnce(&mut v1::HealthCheck)) -> Vec<String> {
         let mut check = good();
         spoil(&mut check);
-        let Refused::Invalid(found) = read(check).expect_err("spoilt") else { return Vec::new() };
+        let Refused(found) = read(check).expect_err("spoilt");
         found.into_iter().map(|invalid| invalid.field).collect()
     }
 
@@ -198,6 +203,45 @@ mod tests {
         let plain = wire::HttpProbe::default();
         let http = v1::HealthCheck { probe: Some(wire::Probe::Http(plain)), ..good() };
         assert_eq!(read(http).unwrap()[0].probe, Probe::Http(HttpProbe::default()));
+    }
+
+    #[test]
+    fn every_field_of_a_check_comes_back_equal() {
+        let full = |probe| v1::HealthCheck {
+            check_id: "web".into(),
+            interval: Some(prost_types::Duration { seconds: 7, nanos: 5_000_000 }),
+            timeout: Some(prost_types::Duration { seconds: 3, nanos: 1_000_000 }),
+            rise: 4,
+            fall: 5,
+            endpoint_name: "admin".into(),
+            advisory: true,
+            startup_grace: Some(prost_types::Duration { seconds: 6, nanos: 2_000_000 }),
+            probe: Some(probe),
+        };
+        let http = wire::HttpProbe {
+            path: "/health?full=1".into(),
+            method: "HEAD".into(),
+            headers: [("x-a".to_owned(), "1".to_owned()), ("x-b".to_owned(), "2".to_owned())]
+                .into(),
+            expected: vec![
+                wire::StatusRange { first: 200, last: 204 },
+                wire::StatusRange { first: 503, last: 503 },
+            ],
+            tls: true,
+            body_contains: "up".into(),
+        };
+        for probe in [
+            wire::Probe::Tcp(wire::TcpProbe { tls: true }),
+            wire::Probe::Http(http),
+            wire::Probe::Grpc(wire::GrpcProbe { service: "shop.Cart".into(), tls: true }),
+        ] {
+            let sent = full(probe);
+            let read = read(sent.clone()).unwrap();
+            let check = &read[0];
+            assert_eq!((check.rise, check.fall, check.advisory), (4, 5, true));
+            assert_eq!(check.endpoint.as_ref().map(Label::as_str), Some("admin"));
+            assert_eq!(health_checks(&read), [sent]);
+        }
     }
 
     #[test]
@@ -225,8 +269,7 @@ mod tests {
 
     fn fields<T>(result: Result<T, Refused>) -> Vec<String> {
         match result {
-            Err(Refused::Invalid(found)) => found.into_iter().map(|it| it.field).collect(),
-            Err(Refused::Unimplemented(invalid)) => vec![invalid.field],
+            Err(Refused(found)) => found.into_iter().map(|it| it.field).collect(),
             Ok(_) => Vec::new(),
         }
     }

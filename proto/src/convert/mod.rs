@@ -18,7 +18,7 @@ pub use answer::{
     instance_name, instance_spec, lease_counts, locality, policy, protection, registered,
     resolve_instance, scope, service_name, service_summary, status, timestamp,
 };
-pub use checks::{check_verdict, health_checks};
+pub use checks::{check_status, check_verdict, health_checks};
 pub use problems::Refused;
 pub use read::{
     BatchQuery, Consistency, Freshness, HistoryQuery, HistorySubject, InstanceQuery, ListQuery,

@@ -3,27 +3,17 @@
 use rollcall_core::name::{Invalid, shown};
 use std::fmt;
 
-/// Why a message was refused.
+/// Why a message was refused: fields that are wrong, at least one, at most 16.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
-    /// Fields that are wrong: at least one, at most 16.
-    Invalid(Vec<Invalid>),
-    /// The field asks for something that this version does not do; it is never ignored.
-    Unimplemented(Invalid),
-}
+pub struct Refused(pub Vec<Invalid>);
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(found) => {
-                for (i, invalid) in found.iter().enumerate() {
-                    let gap = if i == 0 { "" } else { "; " };
-                    write!(f, "{gap}{invalid}")?;
-                }
-                Ok(())
-            }
-            Self::Unimplemented(invalid) => invalid.fmt(f),
+        for (i, invalid) in self.0.iter().enumerate() {
+            let gap = if i == 0 { "" } else { "; " };
+            write!(f, "{gap}{invalid}")?;
         }
+        Ok(())
     }
 }
 
@@ -31,7 +21,7 @@ impl std::error::Error for Refused {}
 
 impl From<Invalid> for Refused {
     fn from(invalid: Invalid) -> Self {
-        Self::Invalid(vec![invalid])
+        Self(vec![invalid])
     }
 }
 
@@ -178,7 +168,7 @@ impl Problems {
             Some(value) if self.invalid.is_empty() => Ok(value),
             _ if !self.invalid.is_empty() => {
                 self.invalid.truncate(Self::MOST);
-                Err(Refused::Invalid(self.invalid))
+                Err(Refused(self.invalid))
             }
             // Nothing is refused without a note; should it be, the caller must not take it for accepted.
             _ => Err(Invalid::new("request", "was refused without a reason").into()),

@@ -77,9 +77,7 @@ prop_compose! {
         evict_after in option::of(span(86_400)),
         checks in checks(),
     ) -> Spec {
-        // The checks are of the first endpoint.
-        let endpoints_over_tcp = endpoints.0.transport == Transport::Tcp;
-        Spec {
+        let spec = Spec {
             endpoints: [Some(endpoints.0), endpoints.1].into_iter().flatten().collect(),
             locality: Locality { region: locality.0, zone: locality.1, sub_zone: locality.2 },
             weight,
@@ -89,10 +87,11 @@ prop_compose! {
             metadata: metadata.into_iter().map(|(k, v)| (k.into(), v)).collect(),
             ttl: ttl.map(|ms| Ttl::parse(Duration::from_millis(ms)).unwrap()),
             evict_after,
-            checks: if endpoints_over_tcp { checks } else { Checks::default() },
-        }
-        .checked()
-        .unwrap()
+            checks: Checks::default(),
+        };
+        let fits = |check: &&Check| check.address(&spec).is_some();
+        let checks = Checks::parse(checks.iter().filter(fits).cloned().collect()).unwrap();
+        Spec { checks, ..spec }.checked().unwrap()
     }
 }
 
@@ -129,13 +128,15 @@ prop_compose! {
         timeout in 10..1_000_u64,
         rise in 1..=100_u8,
         fall in 1..=100_u8,
+        endpoint in option::of("p[0-2]"),
         advisory in any::<bool>(),
         grace in 0..3_600_000_u64,
         probe in probe(),
     ) -> Check {
         let (interval, timeout) = (Duration::from_millis(interval), Duration::from_millis(timeout));
         let startup_grace = Duration::from_millis(grace);
-        Check { id, interval, timeout, rise, fall, endpoint: None, advisory, startup_grace, probe }
+        let endpoint = endpoint.map(|name| Label::parse("endpoint", &name).unwrap());
+        Check { id, interval, timeout, rise, fall, endpoint, advisory, startup_grace, probe }
     }
 }
 

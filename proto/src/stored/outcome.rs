@@ -56,10 +56,10 @@ pub(super) fn read(outcome: wire::Outcome) -> Read<Outcome> {
         }
         Wire::Deregistered(deregistered) => Ok(Done::Deregistered(deregistered.removed)),
         Wire::Expired(expired) => {
-            Ok(Done::Expired(expired.items().map(read_expired).collect::<Read<_>>()?))
+            Ok(Done::Expired(expired.items.into_iter().map(read_expired).collect::<Read<_>>()?))
         }
         Wire::Reported(reported) => {
-            Ok(Done::Reported(reported.items().map(read_reported).collect::<Read<_>>()?))
+            Ok(Done::Reported(reported.items.into_iter().map(read_reported).collect::<Read<_>>()?))
         }
         Wire::Evicted(count) => Ok(Done::Evicted(count)),
         Wire::Applied(wire::Nothing {}) => Ok(Done::Applied),
@@ -90,20 +90,22 @@ fn write_reported(reported: Reported) -> i32 {
     .into()
 }
 
-fn read_reported(reported: done::reported::Kind) -> Read<Reported> {
+fn read_reported(reported: i32) -> Read<Reported> {
     use done::reported::Kind;
-    match reported {
-        Kind::Unspecified => Err(StoredError::Unknown { field: "reported" }),
+    let unknown = StoredError::Unknown { field: "reported" };
+    match Kind::try_from(reported).unwrap_or(Kind::Unspecified) {
+        Kind::Unspecified => Err(unknown),
         Kind::Taken => Ok(Reported::Taken),
         Kind::Unchanged => Ok(Reported::Unchanged),
         Kind::Superseded => Ok(Reported::Superseded),
     }
 }
 
-fn read_expired(expired: done::expired::Kind) -> Read<Expired> {
+fn read_expired(expired: i32) -> Read<Expired> {
     use done::expired::Kind;
-    match expired {
-        Kind::Unspecified => Err(StoredError::Unknown { field: "expired" }),
+    let unknown = StoredError::Unknown { field: "expired" };
+    match Kind::try_from(expired).unwrap_or(Kind::Unspecified) {
+        Kind::Unspecified => Err(unknown),
         Kind::Expired => Ok(Expired::Expired),
         Kind::Held => Ok(Expired::Held),
         Kind::Suspended => Ok(Expired::Suspended),

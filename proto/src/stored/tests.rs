@@ -178,6 +178,22 @@ fn an_unknown_enum_value_is_refused() {
 }
 
 #[test]
+fn an_unknown_value_in_a_list_of_outcomes_is_refused_and_not_skipped() {
+    use wire::outcome::{Expired, Reported, Result as Wire};
+    let cases = [
+        (Wire::Expired(Expired { items: vec![1, 99] }), "expired"),
+        (Wire::Expired(Expired { items: vec![0] }), "expired"),
+        (Wire::Reported(Reported { items: vec![99, 1] }), "reported"),
+        (Wire::Reported(Reported { items: vec![0] }), "reported"),
+    ];
+    for (result, field) in cases {
+        let outcome = wire::Outcome { revision: 1, result: Some(result) };
+        let error = decode_outcome(&seal(&outcome)).expect_err(field);
+        assert!(matches!(error, StoredError::Unknown { field: it } if it == field), "{error}");
+    }
+}
+
+#[test]
 fn nothing_is_not_a_record() {
     assert!(matches!(decode_command(&[]), Err(StoredError::Empty)));
     assert!(matches!(StateLoader::new(1).add(&[]), Err(StoredError::Empty)));

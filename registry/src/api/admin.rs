@@ -15,6 +15,8 @@ impl Api {
     fn members(&self) -> Vec<v1::Member> {
         let status = self.replica().status();
         let leader = self.replica().leadership().borrow().leader.as_ref().map(|(id, _)| *id);
+        let seen = self.view().seen();
+        let checkers = seen.state.checkers().nodes();
         let members = status.members.iter().map(|(id, member)| v1::Member {
             node_id: *id,
             name: member.member.name.clone(),
@@ -30,6 +32,7 @@ impl Api {
             .into(),
             lag_entries: member.lag,
             last_contact: member.last_contact.map(convert::duration),
+            probes: checkers.contains(id),
         });
         members.collect()
     }

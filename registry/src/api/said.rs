@@ -19,6 +19,8 @@ const WORDS: usize = 20_000;
 const COARSE: u32 = 10;
 /// The figure of one instance is passed on this often at most.
 const FIGURE_EVERY: Duration = Duration::from_secs(5);
+/// Another text of an instance that serves badly as before is passed on this often at most: each is an event.
+const TEXT_EVERY: Duration = Duration::from_secs(5);
 
 /// By lease handle.
 #[derive(Debug, Default)]
@@ -29,11 +31,17 @@ struct Word {
     said: OwnWord,
     /// When its figure was passed on last.
     figure_at: Option<Instant>,
+    /// When its health was passed on last.
+    health_at: Option<Instant>,
 }
 
 impl Word {
     fn may_tell_figure(&self, now: Instant) -> bool {
         self.figure_at.is_none_or(|at| now.saturating_duration_since(at) >= FIGURE_EVERY)
+    }
+
+    fn may_tell_text(&self, now: Instant) -> bool {
+        self.health_at.is_none_or(|at| now.saturating_duration_since(at) >= TEXT_EVERY)
     }
 }
 
@@ -43,7 +51,7 @@ impl Said {
         if let Some(word) = self.0.get_mut(&said.handle) {
             word.said = said;
         } else if self.0.len() < WORDS {
-            self.0.insert(said.handle, Word { said, figure_at: None });
+            self.0.insert(said.handle, Word { said, figure_at: None, health_at: None });
         }
     }
 
@@ -53,7 +61,8 @@ impl Said {
     }
 
     /// What the catalogue does not say yet, together at most as many as one command takes, and what is said no more
-    /// is forgotten. A health that is refused or lost is told again with the next call, a figure after 5 s.
+    /// is forgotten. A health that is refused or lost is told again with the next call, a figure or another text after
+    /// 5 s.
     pub(super) fn due(&mut self, state: &State, now: Instant) -> (Vec<SelfReport>, Vec<Figure>) {
         let (mut items, mut figures) = (Vec::new(), Vec::new());
         self.0.retain(|handle, word| {
@@ -61,16 +70,19 @@ impl Said {
             let stands = record.signals.heard().and_then(|heard| heard.self_report.as_ref());
             let degraded = &word.said.degraded;
             let differs = stands != degraded.as_ref();
-            if differs && items.len() < FINDINGS {
+            let in_text_alone = stands.is_some() && degraded.is_some();
+            let waits = in_text_alone && !word.may_tell_text(now);
+            if differs && !waits && items.len() < FINDINGS {
                 items.push(SelfReport { generation: *handle, degraded: degraded.clone() });
+                word.health_at = Some(now);
             }
             let (before, utilization) = (state.utilization(record), word.said.utilization);
             let moved = is_coarse(before, utilization);
             if moved && word.may_tell_figure(now) && figures.len() < FINDINGS {
                 figures.push((*handle, utilization));
             }
-            // Whose figure was just passed on is remembered, so that the next one waits.
-            differs || moved || !word.may_tell_figure(now)
+            // Whose word was just passed on is remembered, so that the next one waits.
+            differs || moved || !word.may_tell_figure(now) || !word.may_tell_text(now)
         });
         figures.truncate(FINDINGS - items.len());
         let tell = |(generation, utilization): (u64, Option<Utilization>)| {
@@ -165,6 +177,32 @@ mod tests {
         assert_eq!(pass(&mut said, &mut state, start + FIGURE_EVERY * 99), [(1, None)]);
         assert_eq!(pass(&mut said, &mut state, start + FIGURE_EVERY * 100), []);
         assert!(said.is_empty());
+    }
+
+    #[test]
+    fn a_text_that_changes_all_the_time_is_passed_on_every_5_seconds_and_health_at_once() {
+        let (mut said, mut state, start) = (Said::default(), instances(1), Instant::now());
+        let mut told = Vec::new();
+        let mut hear = |second: u32, degraded: Option<&str>| {
+            said.hear(word(1, degraded, None));
+            let before = state.revision();
+            pass(&mut said, &mut state, start + Duration::from_secs(second.into()));
+            if state.revision() > before {
+                told.push((second, degraded.map(str::to_owned)));
+            }
+        };
+        for second in 0..12 {
+            hear(second, Some(&format!("queue of {second}")));
+        }
+        hear(12, None);
+        hear(13, Some("slow"));
+        let slow = |second: u32| (second, Some(format!("queue of {second}")));
+        let expected = [slow(0), slow(5), slow(10), (12, None), (13, Some("slow".to_owned()))];
+        assert_eq!(told, expected);
+        for second in [14, 19] {
+            pass(&mut said, &mut state, start + Duration::from_secs(second));
+        }
+        assert!(said.is_empty(), "what stands for a while is forgotten");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rollcall_proto::{
     convert,
     internal::v1::{
         self as pb, check_peer_client::CheckPeerClient, check_peer_server,
-        probe_now_response::Result as ProbeResult,
+        probe_now_response::Result as ProbeResult, show_checks_response::Shown as Known,
     },
     v1,
 };
@@ -46,11 +46,9 @@ impl Checks {
         let checks = state.checks(record).filter_map(|check| {
             let opinion = record.signals.opinion(&check.id);
             Some(v1::CheckReport {
-                check_id: check.id.as_str().to_owned(),
+                status: Some(convert::check_status(&check.id, &opinion)),
                 kind: check.probe.as_str().to_owned(),
                 target: check.address(&record.spec)?.to_string(),
-                verdict: convert::check_verdict(opinion.verdict).into(),
-                flapping: opinion.flapping,
                 advisory: check.advisory,
                 interval: Some(convert::duration(check.interval)),
                 ..Default::default()
@@ -62,8 +60,9 @@ impl Checks {
             match self.outputs(record.generation, checker).await {
                 Ok(known) => {
                     for check in &mut checks {
-                        let of = known.iter().find(|known| known.check_id == check.check_id);
-                        if let Some(known) = of {
+                        let id = check.status.as_ref().map(|status| &status.check_id);
+                        if let Some(known) = known.iter().find(|known| Some(&known.check_id) == id)
+                        {
                             check.next_probe_in = known.next_probe_in;
                             check.outputs.clone_from(&known.outputs);
                         }
@@ -75,11 +74,7 @@ impl Checks {
         Reports { checks, checker: checker.unwrap_or_default(), problem }
     }
 
-    async fn outputs(
-        &self,
-        generation: u64,
-        checker: Option<u64>,
-    ) -> Result<Vec<v1::CheckReport>, String> {
+    async fn outputs(&self, generation: u64, checker: Option<u64>) -> Result<Vec<Known>, String> {
         let Some(checker) = checker else {
             return Err("no node probes yet".to_owned());
         };
@@ -104,18 +99,17 @@ impl Checks {
     }
 }
 
-fn shown_out(shown: &Shown) -> v1::CheckReport {
+fn shown_out(shown: &Shown) -> Known {
     let output = |kept: &Kept| v1::ProbeOutput {
         time: Some(convert::timestamp(kept.wall_ms)),
         failure: kept.probed.failure.map_or("", |failure| failure.as_str()).to_owned(),
         latency: Some(convert::duration(kept.probed.latency)),
         output: kept.text.to_string(),
     };
-    v1::CheckReport {
+    Known {
         check_id: shown.check.as_str().to_owned(),
         next_probe_in: Some(convert::duration(shown.next)),
         outputs: shown.kept.iter().map(output).collect(),
-        ..Default::default()
     }
 }
 

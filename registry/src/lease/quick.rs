@@ -187,8 +187,7 @@ impl Desk {
                 self.again(due.generation, RETRY);
                 continue;
             }
-            let checked = seen.state.checks(record).any(|check| !check.advisory);
-            if due.overdue || !checked {
+            if due.overdue || !has_passing_check(&seen.state, record) {
                 over.push(expiry(record, due.overdue));
             } else if due.alive {
                 self.leases.0.table.book().lost.alive(due.generation);

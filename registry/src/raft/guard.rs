@@ -15,6 +15,8 @@ pub const CLUSTER_ID: &str = "rollcall-cluster-id";
 pub const SENDER_ID: &str = "rollcall-sender-id";
 /// Metadata key: 16 hex digits.
 pub const TARGET_ID: &str = "rollcall-target-id";
+/// Metadata key: `true` or `false`.
+pub const ALLOW_LOOPBACK: &str = "rollcall-allow-loopback";
 
 /// Who this node is, for its peers. Clones share it.
 #[derive(Clone)]
@@ -23,6 +25,8 @@ pub struct PeerGuard(Arc<Inner>);
 struct Inner {
     node_id: u64,
     cluster_id: RwLock<Option<u128>>,
+    /// `checks.allow_loopback`: a member that took other addresses than the rest would register them for all.
+    allow_loopback: bool,
     refused: AtomicU64,
 }
 
@@ -36,9 +40,9 @@ impl fmt::Debug for PeerGuard {
 }
 
 impl PeerGuard {
-    pub(crate) fn new(node_id: u64, cluster_id: Option<u128>) -> Self {
-        let refused = AtomicU64::new(0);
-        Self(Arc::new(Inner { node_id, cluster_id: RwLock::new(cluster_id), refused }))
+    pub(crate) fn new(node_id: u64, cluster_id: Option<u128>, allow_loopback: bool) -> Self {
+        let (cluster_id, refused) = (RwLock::new(cluster_id), AtomicU64::new(0));
+        Self(Arc::new(Inner { node_id, cluster_id, allow_loopback, refused }))
     }
 
     /// The id of this node.
@@ -63,7 +67,8 @@ impl PeerGuard {
     /// The sender of a request between members.
     ///
     /// # Errors
-    /// FAILED_PRECONDITION where cluster or target are not ours, or an id is missing.
+    /// FAILED_PRECONDITION where cluster or target are not ours, an id is missing, or the sender has another value of
+    /// a setting that all members share.
     pub fn check(&self, metadata: &MetadataMap) -> Result<u64, Status> {
         self.counted(self.sender(metadata, false))
     }
@@ -72,7 +77,7 @@ impl PeerGuard {
     ///
     /// # Errors
     /// FAILED_PRECONDITION where both sides have a cluster and not the same, where another target is named,
-    /// or the sender is missing.
+    /// the sender is missing, or it has another value of a setting that all members share.
     pub fn check_newcomer(&self, metadata: &MetadataMap) -> Result<u64, Status> {
         self.counted(self.sender(metadata, true))
     }
@@ -124,7 +129,24 @@ impl PeerGuard {
                 "the sender has the id of this node: was a data directory copied?",
             ));
         }
+        self.check_settings(metadata, sender)?;
         Ok(sender)
+    }
+
+    /// What all members must have in common.
+    fn check_settings(&self, metadata: &MetadataMap, sender: u64) -> Result<(), Status> {
+        let ours = self.0.allow_loopback;
+        let theirs = metadata.get(ALLOW_LOOPBACK).and_then(|value| value.to_str().ok());
+        if theirs == Some(bool_text(ours)) {
+            return Ok(());
+        }
+        Err(refusal(&format!(
+            "node {sender:016x} has checks.allow_loopback = {}, node {:016x} has \
+             checks.allow_loopback = {ours}: it must be equal on all members; set it alike in both \
+             configurations and restart",
+            theirs.filter(|told| *told == bool_text(!ours)).unwrap_or("(not told)"),
+            self.0.node_id
+        )))
     }
 
     /// What puts our ids on requests for `target`; `None` where its id is not known yet.
@@ -160,8 +182,14 @@ impl Interceptor for PeerStamp {
         if let Some(cluster) = self.guard.cluster_id() {
             metadata.insert(CLUSTER_ID, hex(format!("{cluster:032x}")));
         }
+        let allowed = MetadataValue::from_static(bool_text(self.guard.0.allow_loopback));
+        metadata.insert(ALLOW_LOOPBACK, allowed);
         Ok(request)
     }
+}
+
+fn bool_text(value: bool) -> &'static str {
+    if value { "true" } else { "false" }
 }
 
 fn hex(text: String) -> MetadataValue<Ascii> {
@@ -179,20 +207,20 @@ mod tests {
 
     #[test]
     fn a_request_of_a_member_for_this_node_passes() {
-        let (ours, theirs) = (PeerGuard::new(1, Some(7)), PeerGuard::new(2, Some(7)));
+        let (ours, theirs) = (PeerGuard::new(1, Some(7), true), PeerGuard::new(2, Some(7), true));
         assert_eq!(ours.check(&stamped(&theirs, Some(1))).unwrap(), 2);
         assert_eq!(ours.refused(), 0);
     }
 
     #[test]
     fn another_cluster_another_target_and_ones_own_id_are_refused_and_counted() {
-        let ours = PeerGuard::new(1, Some(7));
+        let ours = PeerGuard::new(1, Some(7), true);
         let cases = [
-            (PeerGuard::new(2, Some(8)), Some(1), "belongs to cluster"),
-            (PeerGuard::new(2, None), Some(1), "belongs to cluster no"),
-            (PeerGuard::new(2, Some(7)), Some(3), "but this is node"),
-            (PeerGuard::new(2, Some(7)), None, "is for nobody"),
-            (PeerGuard::new(1, Some(7)), Some(1), "copied"),
+            (PeerGuard::new(2, Some(8), true), Some(1), "belongs to cluster"),
+            (PeerGuard::new(2, None, true), Some(1), "belongs to cluster no"),
+            (PeerGuard::new(2, Some(7), true), Some(3), "but this is node"),
+            (PeerGuard::new(2, Some(7), true), None, "is for nobody"),
+            (PeerGuard::new(1, Some(7), true), Some(1), "copied"),
         ];
         for (count, (sender, target, text)) in (1..).zip(cases) {
             let error = ours.check(&stamped(&sender, target)).unwrap_err();
@@ -203,17 +231,34 @@ mod tests {
     }
 
     #[test]
+    fn a_node_with_another_setting_is_refused_with_both_values() {
+        let ours = PeerGuard::new(1, Some(7), false);
+        let theirs = stamped(&PeerGuard::new(2, Some(7), true), Some(1));
+        for refused in [ours.check(&theirs), ours.check_newcomer(&theirs)] {
+            let text = refused.unwrap_err().message().to_owned();
+            let told = "node 0000000000000002 has checks.allow_loopback = true, node 0000000000000001 \
+                        has checks.allow_loopback = false: it must be equal on all members";
+            assert!(text.starts_with(told), "{text}");
+        }
+        let mut untold = stamped(&PeerGuard::new(2, Some(7), false), Some(1));
+        assert_eq!(ours.check(&untold).unwrap(), 2);
+        untold.remove(ALLOW_LOOPBACK);
+        assert!(ours.check(&untold).is_err());
+        assert_eq!(ours.refused(), 3);
+    }
+
+    #[test]
     fn a_node_without_a_cluster_may_be_invited_but_not_made_a_follower() {
-        let (new, member) = (PeerGuard::new(1, None), PeerGuard::new(2, Some(7)));
+        let (new, member) = (PeerGuard::new(1, None, true), PeerGuard::new(2, Some(7), true));
         assert_eq!(new.check_newcomer(&stamped(&member, Some(1))).unwrap(), 2);
         assert!(new.check(&stamped(&member, Some(1))).is_err());
     }
 
     #[test]
     fn a_newcomer_need_not_know_cluster_and_target_but_must_not_name_wrong_ones() {
-        let ours = PeerGuard::new(1, Some(7));
-        assert_eq!(ours.check_newcomer(&stamped(&PeerGuard::new(2, None), None)).unwrap(), 2);
-        assert!(ours.check_newcomer(&stamped(&PeerGuard::new(2, Some(8)), None)).is_err());
-        assert!(ours.check_newcomer(&stamped(&PeerGuard::new(2, None), Some(9))).is_err());
+        let ours = PeerGuard::new(1, Some(7), true);
+        assert_eq!(ours.check_newcomer(&stamped(&PeerGuard::new(2, None, true), None)).unwrap(), 2);
+        assert!(ours.check_newcomer(&stamped(&PeerGuard::new(2, Some(8), true), None)).is_err());
+        assert!(ours.check_newcomer(&stamped(&PeerGuard::new(2, None, true), Some(9))).is_err());
     }
 }

@@ -162,7 +162,7 @@ impl Shared {
             }
             Err(_) => {
                 let leader = self.last_known_leader();
-                Answer::NotLeader(pb::NotLeader {
+                Answer::NotLeader(pb::Leadership {
                     leader_id: leader.as_ref().map_or(0, |(id, _)| *id),
                     leader: leader.as_ref().map(|(_, member)| wire::member_out(member)),
                     term: self.metrics().current_term,

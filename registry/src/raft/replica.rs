@@ -115,7 +115,8 @@ impl Replica {
         let stored = host.run_blocking(open).await.ok_or(StartError::Cancelled("opening"))??;
         let Stored { lock, identity, log, snapshots } = stored;
 
-        let guard = PeerGuard::new(identity.node_id(), identity.cluster_id());
+        let guard =
+            PeerGuard::new(identity.node_id(), identity.cluster_id(), settings.allow_loopback);
         let peers = Arc::new(Peers::new(host.clone(), guard.clone(), &settings));
         let output = Arc::new(Output::new(publisher));
         let stop = CancellationToken::new();
@@ -366,7 +367,7 @@ impl Replica {
     pub async fn add_member(&self, id: u64, member: Member) -> Result<(), AdminError> {
         use pb::administer_request::Action;
         let member = Some(wire::member_out(&member));
-        self.administer(Action::AddLearner(pb::AddLearner { node_id: id, member })).await
+        self.administer(Action::AddLearner(pb::NamedMember { node_id: id, member })).await
     }
 
     /// Makes a learner that has caught up a voter.

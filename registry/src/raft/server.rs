@@ -60,9 +60,11 @@ impl PeerService for PeerServer {
             cluster_id: cluster.map_or_else(String::new, |id| format!("{id:032x}")),
             node_id: self.0.node_id(),
             member: Some(wire::member_out(&self.0.announced)),
-            leader_id: leadership.leader.as_ref().map_or(0, |(id, _)| *id),
-            leader: leadership.leader.as_ref().map(|(_, member)| wire::member_out(member)),
-            term: leadership.term,
+            leadership: Some(pb::Leadership {
+                leader_id: leadership.leader.as_ref().map_or(0, |(id, _)| *id),
+                leader: leadership.leader.as_ref().map(|(_, member)| wire::member_out(member)),
+                term: leadership.term,
+            }),
         }))
     }
 
@@ -272,7 +274,7 @@ impl Shared {
             Ok(()) => pb::AdministerResponse::default(),
             Err(AdminError::NoLeader { .. }) => {
                 let term = self.metrics().current_term;
-                let not_leader = Some(pb::NotLeader { term, ..Default::default() });
+                let not_leader = Some(pb::Leadership { term, ..Default::default() });
                 pb::AdministerResponse { not_leader, ..Default::default() }
             }
             Err(AdminError::Unknown(text)) => {

@@ -41,6 +41,9 @@ pub struct RaftSettings {
     pub freshness_interval: Duration,
     /// How many events the journal of the state keeps. Must be equal on all nodes.
     pub journal_events: usize,
+    /// `checks.allow_loopback`, which a node sets here from the settings of its checks. Nothing of consensus, but it must
+    /// be equal on all nodes: peers refuse each other where it is not.
+    pub allow_loopback: bool,
 }
 
 impl Default for RaftSettings {
@@ -61,6 +64,7 @@ impl Default for RaftSettings {
             command_bytes_max: 12 << 20,
             freshness_interval: Duration::from_millis(250),
             journal_events: 100_000,
+            allow_loopback: false,
         }
     }
 }

@@ -175,7 +175,7 @@ impl Shared {
             Ok(outcome) => Answer::Outcome(stored::encode_outcome(outcome)),
             Err(SubmitError::OutcomeUnknown { reason }) => Answer::Unknown(reason.clone()),
             Err(error @ SubmitError::NotLeader { leader, term }) => {
-                let leader = pb::NotLeader {
+                let leader = pb::Leadership {
                     leader_id: leader.as_ref().map_or(0, |(id, _)| *id),
                     leader: leader.as_ref().map(|(_, member)| wire::member_out(member)),
                     term: *term,

@@ -45,6 +45,22 @@ fn a_policy_keeps_what_was_not_named() {
     });
     assert_eq!(policy, expected);
     registry.ask(&["policy", "get", "web"]).exits(0).shows(&["1m", "0.3", "never (default)"]);
+    let checked =
+        ["policy", "set", "web", "--check", "http:/up,interval=5s", "--check", "tcp,advisory"];
+    registry.ask(&checked).exits(0);
+    let policy = registry.json(&["policy", "get", "web"])["policy"].clone();
+    assert_eq!((&policy["evict_after"], &policy["dns_ttl"]), (&json!("60s"), &json!("2s")));
+    assert_eq!(policy["health_checks"][0]["check_id"], "http");
+    assert_eq!(policy["health_checks"][1]["advisory"], true);
+    registry.ask(&["policy", "get", "web"]).exits(0).shows(&[
+        "http:/up,interval=5s,timeout=2s,rise=2,fall=3,id=http",
+        "tcp,interval=10s,timeout=2s,rise=2,fall=3,id=tcp,advisory",
+    ]);
+    let twice = ["policy", "set", "web", "--check", "tcp,id=a", "--check", "grpc,id=a"];
+    registry.ask(&twice).exits(1).says(&["health_checks[1].check_id"]);
+    registry.ask(&["policy", "set", "web", "--no-checks"]).exits(0);
+    assert_eq!(registry.json(&["policy", "get", "web"])["policy"]["health_checks"], json!([]));
+    registry.ask(&["policy", "get", "web"]).exits(0).shows(&["none (default)"]);
     // A service with a policy alone is known.
     registry.ask(&["resolve", "web"]).exits(4);
     registry.ask(&["policy", "set", "web", "--dns-ttl", "2h"]).exits(1).says(&["dns_ttl"]);
@@ -106,6 +122,7 @@ fn status_shows_the_cluster_in_words_and_as_a_message() {
     let told = registry.ask(&["status"]).exits(0);
     let told = told.shows(&["cluster     ", "leader      n1 (", "revision    1", "state hash  "]);
     told.shows(&["instances   1 in 1 services", "NAME", "LAST CONTACT", registry.address(0)]);
+    told.shows(&["PROBES"]);
     let status = registry.json(&["status"]);
     assert_eq!(status["node_id"], registry.ready["nodes"][0]["node_id"]);
     assert_eq!(status["leader_node_id"], status["node_id"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::super::values::{self, InstanceArg, NodeArg, ServiceArg};
+use super::super::values::{self, CheckArg, InstanceArg, NodeArg, ServiceArg};
 
 /// Arguments of `rollcall drain` and `rollcall maintenance`.
 #[derive(Clone, Debug, Args)]
@@ -58,6 +58,7 @@ pub enum PolicyCommand {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   rollcall policy set web --evict-after 1m --fail-open-below 0.3
+  rollcall policy set web --check http:/health,interval=5s --check tcp,endpoint=admin,advisory
   rollcall policy set web --clear")]
 #[command(override_usage = "rollcall policy set <SERVICE> <SETTINGS | --clear>")]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
@@ -87,10 +88,21 @@ pub struct PolicySetArgs {
     #[arg(long, value_name = "FRACTION", group = "change", value_parser = values::fraction)]
     pub protection_threshold: Option<f64>,
 
+    /// What the registry shall test of instances that declare no check themselves, as `--check` of `rollcall register`:
+    /// tcp, http:PATH, grpc or grpc:SERVICE, and options behind commas; may be repeated. Takes the place of all such
+    /// checks
+    #[arg(long = "check", value_name = "CHECK", group = "change", value_parser = values::check)]
+    pub checks: Vec<CheckArg>,
+
+    /// No such checks any more
+    #[arg(long, group = "change", conflicts_with = "checks")]
+    pub no_checks: bool,
+
     /// Remove the policy: all settings are the registry's again
     #[arg(long, group = "change")]
     #[arg(conflicts_with_all = ["dns_ttl", "fail_open_below", "evict_after"])]
     #[arg(conflicts_with_all = ["evict_unhealthy_after", "protection_threshold"])]
+    #[arg(conflicts_with_all = ["checks", "no_checks"])]
     pub clear: bool,
 }
 

@@ -168,6 +168,9 @@ fn bad_words_are_usage_errors_that_name_their_field() {
         ("rollcall drain web/w --for long", "duration \"long\""),
         ("rollcall policy set web", "--evict-after"),
         ("rollcall policy set web --clear --evict-after 1s", "--clear"),
+        ("rollcall policy set web --clear --check tcp", "--clear"),
+        ("rollcall policy set web --no-checks --check tcp", "--no-checks"),
+        ("rollcall policy set web --check udp", "check: \"udp\" must"),
         ("rollcall policy set web --fail-open-below 1.5", "fraction \"1.5\" must be from 0 to 1"),
         ("rollcall policy set web --protection-threshold NaN", "fraction \"NaN\""),
         ("rollcall member add 10.0.0.1", "peer address \"10.0.0.1\" must be HOST:PORT"),
@@ -274,6 +277,16 @@ fn policy_settings_that_were_not_named_stay_unset() {
     let Command::Policy(PolicyCommand::Set(args)) = parse(line) else { panic!("not policy set") };
     assert_eq!(args.evict_after, Some(Duration::ZERO));
     assert_eq!((args.dns_ttl, args.fail_open_below, args.clear), (None, None, false));
+    assert!(args.checks.is_empty() && !args.no_checks);
+}
+
+#[test]
+fn the_checks_of_a_policy_are_read_as_those_of_a_registration() {
+    let line = "rollcall policy set web --check http:/health,interval=5s --check tcp,advisory";
+    let Command::Policy(PolicyCommand::Set(args)) = parse(line) else { panic!("not policy set") };
+    let checks: Vec<_> = args.checks.into_iter().map(|CheckArg(check)| check).collect();
+    assert_eq!(checks[0].interval, Duration::from_secs(5));
+    assert_eq!((checks[1].probe.as_str(), checks[1].advisory), ("tcp", true));
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(crate) async fn status(context: &Context) -> Outcome {
 }
 
 fn members(members: &[v1::Member]) -> Result<(), Failure> {
-    let header = ["NAME", "ID", "ROLE", "GRPC", "HTTP", "PEER", "LAG", "LAST CONTACT"];
+    let header = ["NAME", "ID", "ROLE", "PROBES", "GRPC", "HTTP", "PEER", "LAG", "LAST CONTACT"];
     let mut members: Vec<_> = members.iter().collect();
     members.sort_by_key(|member| (&member.name, member.node_id));
     let rows = members.into_iter().map(|member| {
@@ -73,6 +73,7 @@ fn members(members: &[v1::Member]) -> Result<(), Failure> {
             member.name.clone(),
             words::id(member.node_id),
             words::role(member.role).to_lowercase(),
+            if member.probes { "yes" } else { "no" }.to_owned(),
             member.api_address.clone(),
             member.http_address.clone(),
             member.peer_address.clone(),

@@ -54,16 +54,18 @@ pub(super) fn lines(answer: &v1::GetInstanceResponse) -> Vec<String> {
 }
 
 fn headline(check: &v1::CheckReport) -> String {
-    let verdict = check.verdict().as_str_name().trim_start_matches("CHECK_VERDICT_");
+    let status = check.status.clone().unwrap_or_default();
+    let verdict = status.verdict().as_str_name().trim_start_matches("CHECK_VERDICT_");
     let kind = if check.advisory { " (advisory)" } else { "" };
-    let flaps = if check.flapping { ", flapping" } else { "" };
+    let flaps = if status.flapping { ", flapping" } else { "" };
+    let hasty = if status.hasty { " by quick probes" } else { "" };
     let every = words::length(check.interval.as_ref());
     let next = match &check.next_probe_in {
         Some(next) => format!(", the next probe in {}", words::length(Some(next))),
         None => String::new(),
     };
-    let (id, how, target) = (&check.check_id, &check.kind, &check.target);
-    format!("Check {id}{kind}: {verdict}{flaps}; {how} {target} every {every}{next}.")
+    let (id, how, target) = (&status.check_id, &check.kind, &check.target);
+    format!("Check {id}{kind}: {verdict}{hasty}{flaps}; {how} {target} every {every}{next}.")
 }
 
 fn outcome(output: &v1::ProbeOutput) -> String {
@@ -87,12 +89,16 @@ mod tests {
             latency: Some(prost_types::Duration { seconds: 0, nanos: 3_000_000 }),
             output: "code not accepted: HTTP 503 Service Unavailable".into(),
         };
-        let check = v1::CheckReport {
+        let status = v1::CheckStatus {
             check_id: "http".into(),
-            kind: "http".into(),
-            target: "10.0.0.1:80".into(),
             verdict: v1::CheckVerdict::Failing.into(),
             flapping: true,
+            hasty: true,
+        };
+        let check = v1::CheckReport {
+            status: Some(status),
+            kind: "http".into(),
+            target: "10.0.0.1:80".into(),
             interval: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
             outputs: vec![output],
             ..v1::CheckReport::default()
@@ -105,7 +111,7 @@ mod tests {
         assert_eq!(
             lines(&answer),
             [
-                "Check http: FAILING, flapping; http 10.0.0.1:80 every 10s.",
+                "Check http: FAILING by quick probes, flapping; http 10.0.0.1:80 every 10s.",
                 "  2027-01-15T08:00:00.000Z failed (code) in 3ms: code not accepted: HTTP 503 Service \
                  Unavailable",
                 "The checker is node 0000000000000007.",

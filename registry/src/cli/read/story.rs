@@ -52,7 +52,8 @@ impl Story<'_> {
                 format!("set by {by}{said}, {since}")
             }
             AdminState::Enabled | AdminState::Unspecified => {
-                format!("{}, {since}", because(instance.status_reason()))
+                let because = because(instance.health_status(), instance.status_reason());
+                format!("{because}, {since}")
             }
         };
         format!("{} is {status}: {why}.", self.name)
@@ -77,6 +78,9 @@ impl Story<'_> {
         )];
         if let Some(left) = &self.answer.admin_expires_in {
             lines.push(format!("Its admin state ends by itself in {}.", words::length(Some(left))));
+        }
+        if let Some(why) = &instance.self_report {
+            lines.push(format!("It says of itself that it serves badly: {why}."));
         }
         if let Some(percent) = self.answer.utilization_percent {
             lines.push(format!("By its own word it is {percent} % busy."));
@@ -107,14 +111,13 @@ impl Story<'_> {
                  heartbeat brings it back; without one it is removed when its time is over."
                     .to_owned()
             }
-            (_, HealthStatus::Degraded) => {
-                "it missed its heartbeats but is held in the list; `rollcall protection show` \
-                 tells whether many did at once."
-                    .to_owned()
-            }
-            (_, HealthStatus::Unhealthy) => {
-                "it fails its checks: look at the evidence above and at its process.".to_owned()
-            }
+            (_, HealthStatus::Degraded) => half_weight(instance.status_reason()).to_owned(),
+            (_, HealthStatus::Unhealthy) => match instance.status_reason() {
+                EventReason::StreamBroken => "its process has probably crashed: look at it. If it \
+                                              lives, the first success of its checks brings it back."
+                    .to_owned(),
+                _ => "it fails its checks: look at the evidence above and at its process.".to_owned(),
+            },
             (_, HealthStatus::Starting) => "wait for its first check.".to_owned(),
             _ if instance.spec.as_ref().is_some_and(|spec| spec.weight == Some(0)) => {
                 "it is routable, but its weight of 0 gives it no traffic.".to_owned()
@@ -124,9 +127,37 @@ impl Story<'_> {
     }
 }
 
-/// Why an instance has its health status.
-fn because(reason: EventReason) -> &'static str {
+/// What to do about an instance that is DEGRADED.
+fn half_weight(reason: EventReason) -> &'static str {
     match reason {
+        EventReason::HeartbeatLost => {
+            "it missed its heartbeats but is held in the list; `rollcall protection show` tells \
+             whether many did at once."
+        }
+        EventReason::CheckFailed => {
+            "it gets traffic at half its weight, because an advisory check fails: look at the \
+             evidence above."
+        }
+        EventReason::SelfDegraded => {
+            "it gets traffic at half its weight, until it says that it serves well again: look at \
+             its process."
+        }
+        _ => "it gets traffic at half its weight: look at the events above.",
+    }
+}
+
+/// Why an instance has its health status.
+fn because(health: HealthStatus, reason: EventReason) -> &'static str {
+    match reason {
+        EventReason::CheckFailed if health == HealthStatus::Degraded => {
+            "an advisory check fails, which can only degrade it"
+        }
+        EventReason::CheckFailed => "a check fails",
+        EventReason::CheckPassed => "its checks pass",
+        EventReason::StreamBroken => "its heartbeat stream broke, and its checks failed at once",
+        EventReason::SelfDegraded => "it says itself that it serves badly",
+        EventReason::SelfRecovered => "it says itself that it serves well again",
+        EventReason::ChecksChanged => "the policy of its service names other checks",
         EventReason::Registered => "it registered and its lease is kept",
         EventReason::Updated => "its owner changed its registration",
         EventReason::TakenOver => "a new owner registered it and keeps its lease",
@@ -257,6 +288,74 @@ mod tests {
             "HEALTHY -> EXPIRED (LEASE_EXPIRED, by registry node 7). Evidence: no beat for 3s.";
         assert!(story.contains(told), "{story}");
         assert!(story.contains("Its next heartbeat brings it back"), "{story}");
+    }
+
+    /// The story of an instance that has this health for this reason.
+    fn told(health: HealthStatus, reason: EventReason) -> String {
+        let name = InstanceName::parse("", "web", "web-1").unwrap();
+        let answer = v1::GetInstanceResponse {
+            instance: Some(v1::Instance {
+                health_status: health.into(),
+                admin_state: AdminState::Enabled.into(),
+                status_reason: reason.into(),
+                self_report: (reason == EventReason::SelfDegraded).then(|| "queue full".into()),
+                ..v1::Instance::default()
+            }),
+            events: vec![event(reason, Some(HealthStatus::Healthy), Some(health))],
+            ..v1::GetInstanceResponse::default()
+        };
+        Story { name: &name, answer: &answer }.tell()
+    }
+
+    #[test]
+    fn a_passed_check_is_told_as_such() {
+        let story = told(HealthStatus::Healthy, EventReason::CheckPassed);
+        assert!(story.starts_with("web/web-1 is HEALTHY: its checks pass"), "{story}");
+        assert!(story.ends_with("nothing, it is routable."), "{story}");
+    }
+
+    #[test]
+    fn a_failed_critical_check_is_told_as_such() {
+        let story = told(HealthStatus::Unhealthy, EventReason::CheckFailed);
+        assert!(story.starts_with("web/web-1 is UNHEALTHY: a check fails"), "{story}");
+        assert!(story.contains("What to do: it fails its checks"), "{story}");
+    }
+
+    #[test]
+    fn a_failed_advisory_check_is_not_told_as_lost_heartbeats() {
+        let story = told(HealthStatus::Degraded, EventReason::CheckFailed);
+        assert!(story.starts_with("web/web-1 is DEGRADED: an advisory check fails"), "{story}");
+        assert!(story.contains("half its weight, because an advisory check fails"), "{story}");
+        assert!(!story.contains("heartbeat"), "{story}");
+    }
+
+    #[test]
+    fn a_broken_stream_is_told_as_a_probable_crash() {
+        let story = told(HealthStatus::Unhealthy, EventReason::StreamBroken);
+        assert!(story.starts_with("web/web-1 is UNHEALTHY: its heartbeat stream broke"), "{story}");
+        assert!(story.contains("What to do: its process has probably crashed"), "{story}");
+    }
+
+    #[test]
+    fn a_self_report_is_told_with_its_text_and_not_as_lost_heartbeats() {
+        let story = told(HealthStatus::Degraded, EventReason::SelfDegraded);
+        assert!(story.starts_with("web/web-1 is DEGRADED: it says itself"), "{story}");
+        assert!(
+            story.contains("\nIt says of itself that it serves badly: queue full.\n"),
+            "{story}"
+        );
+        assert!(story.contains("until it says that it serves well again"), "{story}");
+        assert!(!story.contains("heartbeat"), "{story}");
+        let well = told(HealthStatus::Healthy, EventReason::SelfRecovered);
+        assert!(well.contains("HEALTHY: it says itself that it serves well again"), "{well}");
+    }
+
+    #[test]
+    fn lost_heartbeats_and_changed_checks_are_told_as_such() {
+        let lost = told(HealthStatus::Degraded, EventReason::HeartbeatLost);
+        assert!(lost.contains("What to do: it missed its heartbeats but is held"), "{lost}");
+        let changed = told(HealthStatus::Healthy, EventReason::ChecksChanged);
+        assert!(changed.contains("HEALTHY: the policy of its service names other checks"));
     }
 
     #[test]

@@ -138,6 +138,10 @@ impl LeaseTable {
         } else {
             book.follow(state, record, now);
         }
+        if returned {
+            // Its checks may have failed meanwhile.
+            book.lost.again(record.generation, now);
+        }
     }
 
     /// Forgets the generation that was taken over by this event, which names the new one alone.
