@@ -236,6 +236,14 @@ async fn every_limit_names_its_field_and_a_batch_is_all_or_nothing() {
     let status = node.registration().register(batch(vec![checked])).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(fields(&status)[0].starts_with("items[0].spec.health_checks[0]"), "{status:?}");
+    assert_eq!(node.resolve("web").await, [""; 0], "nothing of all that was registered");
+    assert_eq!(node.node.api().view().load().state.revision(), 0);
+    node.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_instance_is_where_no_probe_may_go() {
+    let node = one().await;
     // The registry is no instance of anything, and what a caller may not reach no check may reach for it.
     let listen = node.node.listen;
     let own = [listen.grpc, listen.http, listen.dns, listen.peer].map(|address| address.port());

@@ -48,7 +48,7 @@ async fn a_silent_instance_that_answers_its_check_is_kept_as_degraded() {
     let before = target.connections();
     node.comes_to("a", Degraded).await;
     assert_eq!(last_reason(&node).await, EventReason::HeartbeatLost);
-    support::eventually("it is probed", || target.connections() > before).await;
+    eventually("it is probed", || target.connections() > before).await;
     // The quick probes and their answer have come and gone by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(node.health("web", "a"), Some(Degraded));

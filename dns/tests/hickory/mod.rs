@@ -24,7 +24,7 @@ use rollcall_dns::{Catalog, Front, Outcome, Query, Transport};
 use std::{
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -154,7 +154,7 @@ impl ResponseHandler for Sent {
             _ => u16::MAX,
         });
         let info = response.destructive_emit(&mut encoder)?;
-        *self.bytes.lock().unwrap() = bytes;
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
         Ok(info)
     }
 }

@@ -4,10 +4,7 @@
 //! usable leader ends with NO_LEADER after 500 ms, so that its client goes elsewhere.
 
 use super::{Api, Place, renewed::Renewed, said::Said, status};
-use crate::lease::{
-    beat::{BeatAnswer, NotAcknowledged},
-    table::Fence,
-};
+use crate::lease::{beat::BeatAnswer, table::Fence};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rollcall_core::{
     Command,
@@ -162,7 +159,7 @@ impl Heartbeats {
                 let goodbye = tokio::spawn(async move { api.goodbye(&released, &from).await });
                 goodbye.await.map_err(|_| status::draining())??;
             }
-            let answer = beat.await.map_or_else(|NotAcknowledged| None, Some);
+            let answer = beat.await.ok();
             Ok(Ended::Beat(number, sequence, answer))
         }));
         Ok(())

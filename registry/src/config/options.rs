@@ -61,6 +61,7 @@ impl Config {
             command_bytes_max: raft.command_bytes_max as usize,
             freshness_interval: raft.freshness_interval,
             journal_events: self.journal.events as usize,
+            allow_loopback: self.allow_loopback(),
         }
     }
 

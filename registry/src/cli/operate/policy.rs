@@ -70,7 +70,7 @@ async fn set(context: &Context, args: PolicySetArgs) -> Outcome {
     let service = args.service.name(None);
     // The registry replaces a policy as a whole: what was not named is taken over from the stored one.
     let mut policy = stored(context, &service).await?.policy.unwrap_or_default();
-    let replace = |old: &mut Option<prost_types::Duration>, new: Option<std::time::Duration>| {
+    let replace = |old: &mut Option<prost_types::Duration>, new: Option<Duration>| {
         if let Some(new) = new {
             *old = Some(words::wire_duration(new));
         }
