@@ -111,9 +111,9 @@ mod stream;
 mod watch;
 
 pub use balance::{
-    Answer, Attempt, Balance, Balancer, CallError, Cause, Change, Channel, Deadline, Discovered,
-    Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
-    Pick, PickError, Policy, Retry, Standing, Why,
+    Answer, Attempt, Balance, Balancer, BodyError, CallError, Cause, Change, Channel, Deadline,
+    Discovered, Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer,
+    Outcome, Pick, PickError, Policy, Retry, Standing, Why,
 };
 pub use check::Check;
 pub use client::{Builder, Client};

@@ -8,8 +8,8 @@ use backend::{Backend, instance, lists};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use rollcall_client::{
-    Attempt, Balance, Balancer, CallError, Deadline, Ejection, Http, HttpLayer, Idempotent,
-    Observer, Outcome, Policy, Retry,
+    Attempt, Balance, Balancer, BodyError, CallError, Deadline, Ejection, Http, HttpLayer,
+    Idempotent, Observer, Outcome, Policy, Retry,
 };
 use std::{
     convert::Infallible,
@@ -193,8 +193,10 @@ async fn a_body_that_stalls_ends_at_the_deadline() {
     let answer = http.call(request).await.unwrap();
     let read = tokio::time::timeout(Duration::from_secs(5), answer.into_body().collect()).await;
     let error = read.expect("an end").unwrap_err();
-    let error = error.downcast_ref::<CallError>();
-    assert!(matches!(error, Some(CallError::Deadline { attempts: 1, .. })), "{error:?}");
+    assert!(
+        matches!(error, BodyError::Deadline(CallError::Deadline { attempts: 1, .. })),
+        "{error:?}"
+    );
     assert_eq!(*told.0.lock().unwrap(), [Outcome::Timeout]);
 }
 

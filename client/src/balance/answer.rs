@@ -22,6 +22,17 @@ pub struct Answer<B> {
     over: bool,
 }
 
+/// Why the body of an answer ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The deadline passed; always [`CallError::Deadline`].
+    #[error(transparent)]
+    Deadline(CallError),
+    /// It broke off.
+    #[error("the answer broke off")]
+    Broken(#[source] BoxError),
+}
+
 /// What the end of an answer means, as its protocol says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
@@ -73,7 +84,7 @@ impl<B: http_body::Body> Answer<B> {
         &mut self,
         cx: &mut Context<'_>,
         sleep: bool,
-    ) -> Option<Result<Frame<Bytes>, BoxError>> {
+    ) -> Option<Result<Frame<Bytes>, BodyError>> {
         let limit = self.limit.as_mut()?;
         let passed = Instant::now() >= limit.at || {
             let at = limit.at;
@@ -97,7 +108,7 @@ impl<B: http_body::Body> Answer<B> {
         pick.report(if counts { Outcome::Timeout } else { Outcome::Cancelled });
         Some(match (self.ending.late)(&error) {
             Some(trailers) => Ok(Frame::trailers(trailers)),
-            None => Err(Box::new(error)),
+            None => Err(BodyError::Deadline(error)),
         })
     }
 }
@@ -122,12 +133,12 @@ where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.over {
             return Poll::Ready(None);
         }
@@ -146,7 +157,7 @@ where
             }
             Some(Err(error)) => {
                 self.end(Outcome::Failure);
-                Some(Err(error.into()))
+                Some(Err(BodyError::Broken(error.into())))
             }
             Some(Ok(frame)) => match frame.into_trailers() {
                 Ok(mut trailers) => {

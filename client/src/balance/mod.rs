@@ -35,7 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use answer::Answer;
+pub use answer::{Answer, BodyError};
 pub use call::{CallError, Idempotent};
 pub use channel::Channel;
 pub use deadline::Deadline;
