@@ -418,3 +418,28 @@ async fn what_instances_tell_of_their_load_is_shown_and_weighs_calls() {
     send(&to, [bookmark(6)]).await;
     until(&watch, |picture| picture.connected && picture.utilization.is_empty()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_end_each_stream_with_its_first_bookmark_are_not_asked_without_a_pause() {
+    let (registry, _client, _watch) = start(2).await;
+    let mut streams = 0;
+    let end = sleep(Duration::from_secs(10));
+    let feed = async {
+        loop {
+            for node in &registry.nodes {
+                let watches = std::mem::take(&mut node.state().watches);
+                for (_, to) in watches {
+                    streams += 1;
+                    send(&to, [snapshot("web", 1, &["a"], false), bookmark(1)]).await;
+                }
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = feed => {}
+    }
+    // Two for each wait of at most a second, and some more while the waits grow.
+    assert!((2..=60).contains(&streams), "{streams} streams in 10 s");
+}
