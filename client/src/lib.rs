@@ -10,7 +10,7 @@
 //! let here = "10.1.2.3:8080".parse()?;
 //! let guard = client.register(Registration::new("orders").endpoint("grpc", here)).await?;
 //!
-//! // Any client that tonic generates. Each call goes to a live instance; there is no proxy and no queue.
+//! // Any client that tonic generates. Each call goes to a live instance; there is no proxy between.
 //! let mut payments = PaymentsClient::new(client.channel("payments")?);
 //! # let request = HealthCheckRequest::default();
 //! payments.check(request).await?;
@@ -38,7 +38,7 @@
 //! # fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
 //! let balance = Balance::service("inventory")?
 //!     .zone("eu-1a") // near instances first, others for what those cannot take
-//!     .timeout(Duration::from_secs(2)) // all attempts together; handed on as `grpc-timeout`
+//!     .timeout(Duration::from_secs(2)) // all attempts and the answer; gRPC hands it on as `grpc-timeout`
 //!     .retry(Retry::idempotent(3)) // every call may be done twice
 //!     .hedge(Hedge::default()); // a second attempt for the slowest 5 %
 //! let channel = client.balance(balance)?.channel();
@@ -55,8 +55,14 @@
 //! - A call that was never sent is tried elsewhere, three attempts in all and within a budget. What may have arrived is
 //!   repeated only where you say that it may be done twice: [`Retry::idempotent`], [`Channel::idempotent`], or
 //!   [`Idempotent`] in one request. HTTP methods that are idempotent by definition need no word.
+//! - An endpoint that hangs is found out by deadlines only: give calls one, or attempts one of their own
+//!   ([`Balance::attempt_timeout`]), after which idempotent calls go elsewhere.
 //! - A newcomer gets one call, and then its share over 30 s.
 //! - The list stays when the registry is gone.
+//!
+//! A pick takes no lock: it reads an immutable snapshot and atomics. What stands around it does: tower's retry budget
+//! (a mutex that each call through a channel or HTTP holds for some nanoseconds, twice where calls are hedged), and the
+//! tonic channel of each endpoint, a queue of 1,024 requests of which one task sends over the endpoint's connection.
 //!
 //! One request can carry in its extensions a [`Hint`] (a key for ring hash and maglev), [`Idempotent`] and a
 //! [`Deadline`]. An [`Observer`] is told of every attempt and every ejection; the same goes to `tracing`.
@@ -105,9 +111,9 @@ mod stream;
 mod watch;
 
 pub use balance::{
-    Answer, Attempt, Balance, Balancer, CallError, Cause, Change, Channel, Deadline, Discovered,
-    Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer, Outcome,
-    Pick, PickError, Policy, Retry, Standing, Why,
+    Answer, Attempt, Balance, Balancer, BodyError, CallError, Cause, Change, Channel, Deadline,
+    Discovered, Ejection, Endpoint, Hedge, Hint, Http, HttpLayer, Idempotent, Key, Load, Observer,
+    Outcome, Pick, PickError, Policy, Retry, Standing, Why,
 };
 pub use check::Check;
 pub use client::{Builder, Client};
@@ -120,4 +126,4 @@ pub use report::HealthReport;
 pub use rollcall_core::name::{InstanceId, InstanceName, Invalid, Label, ServiceName};
 pub use rollcall_proto::v1;
 pub use stream::{Export, Tail};
-pub use watch::{Origin, Picture, Selection, Service, Update, Watch};
+pub use watch::{Origin, Picture, Selection, Service, Update, Utilization, Watch};

@@ -194,7 +194,7 @@ impl Registration {
         self
     }
 
-    /// Asks the instance how it is, from a task of its own, once for each beat; the answer goes out with the next one,
+    /// Asks the instance how it is, from a task of its own, once in a third of the lease that was asked for; the answer goes out with the next one,
     /// and at once where it changes between healthy and degraded. It must not block: look at what was found out
     /// elsewhere. One that panics counts as degraded. See also [`Guard::report`].
     pub fn health(mut self, ask: impl Fn() -> HealthReport + Send + Sync + 'static) -> Self {

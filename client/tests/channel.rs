@@ -6,7 +6,7 @@ mod backend;
 use backend::{Backend, Spoil, health, instance, lists, until};
 use rollcall_client::{
     Attempt, Balance, Balancer, Deadline, Ejection, Hedge, Idempotent, Observer, Outcome, Policy,
-    Retry, Why,
+    Retry, Why, v1,
 };
 use std::{
     net::SocketAddr,
@@ -15,6 +15,23 @@ use std::{
 };
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// Who was asked, why, and how it ended.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<(SocketAddr, Why, Outcome)>>>);
+
+impl Observer for Told {
+    fn attempt(&self, attempt: &Attempt<'_>) {
+        let told = (attempt.endpoint.address(), attempt.why, attempt.outcome);
+        self.0.lock().unwrap().push(told);
+    }
+}
+
+impl Told {
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.0.lock().unwrap().iter().map(|(_, _, outcome)| *outcome).collect()
+    }
+}
 
 fn web() -> Balance {
     Balance::service("web").unwrap()
@@ -283,14 +300,6 @@ async fn a_call_waits_for_the_first_list() {
 
 #[tokio::test]
 async fn everybody_is_told_of_every_attempt() {
-    #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<(SocketAddr, Why, Outcome)>>>);
-    impl Observer for Told {
-        fn attempt(&self, attempt: &Attempt<'_>) {
-            let told = (attempt.endpoint.address(), attempt.why, attempt.outcome);
-            self.0.lock().unwrap().push(told);
-        }
-    }
     let (bad, good) = (Backend::start().await, Backend::start().await);
     bad.answer(|_| Some(Status::unavailable("not now")));
     let (_lists, list) = lists([bad.address, good.address].map(instance));
@@ -309,4 +318,92 @@ async fn everybody_is_told_of_every_attempt() {
     ];
     expected.sort();
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_its_deadline_although_its_head_came() {
+    let backend = Backend::start().await;
+    let (_lists, list) = lists([instance(backend.address)]);
+    let told = Told::default();
+    let balancer = Balancer::over(web().observer(told.clone()), list, 18).unwrap();
+    let mut client = HealthClient::new(balancer.channel());
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    request.set_timeout(Duration::from_millis(200));
+    let mut stream = client.watch(request).await.unwrap().into_inner();
+    let end = tokio::time::timeout(Duration::from_secs(5), stream.message()).await;
+    let status = end.expect("an end").unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains(&backend.address.to_string()), "{status}");
+    assert!(stream.message().await.unwrap().is_none());
+    assert_eq!(told.outcomes(), [Outcome::Timeout]);
+    assert_eq!(balancer.endpoints().unwrap()[0].in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_retry_leaves_the_tier_and_the_zone_where_nobody_else_is_in_it() {
+    let (near, far) = (Backend::nobody().await, Backend::start().await);
+    for by_zone in [false, true] {
+        let placed = |address: SocketAddr, first: bool| {
+            let mut instance = instance(address);
+            let spec = instance.spec.as_mut().unwrap();
+            let zone = if first { "a" } else { "b" }.to_owned();
+            spec.priority = u32::from(!first && !by_zone);
+            spec.locality = Some(v1::Locality { zone, ..v1::Locality::default() });
+            instance
+        };
+        let (_lists, list) = lists([placed(near, true), placed(far.address, false)]);
+        let balance = web().zone("a").retry(Retry::idempotent(2)).ejection(Ejection::off());
+        let channel = Balancer::over(balance, list, 19).unwrap().channel();
+        for _ in 0..5 {
+            health(&channel).await.unwrap();
+        }
+    }
+    assert_eq!(far.served(), 10);
+}
+
+#[tokio::test]
+async fn above_the_limit_calls_leave_the_zone_before_they_are_refused() {
+    let backends = [Backend::start().await, Backend::start().await];
+    let placed = |at: usize| {
+        let mut instance = instance(backends[at].address);
+        let zone = ["a", "b"][at].to_owned();
+        let spec = instance.spec.as_mut().unwrap();
+        spec.locality = Some(v1::Locality { zone, ..v1::Locality::default() });
+        instance
+    };
+    backends[0].delay(Duration::from_secs(60));
+    let (_lists, list) = lists([placed(0), placed(1)]);
+    let balancer = Balancer::over(web().zone("a").concurrency(1), list, 20).unwrap();
+    let channel = balancer.channel();
+    let held = tokio::spawn({
+        let channel = channel.clone();
+        async move { health(&channel).await }
+    });
+    until(|| backends[0].served() == 1).await;
+    health(&channel).await.unwrap();
+    assert_eq!(backends[1].served(), 1);
+    held.abort();
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_given_up_and_made_elsewhere() {
+    let (hangs, good) = (Backend::start().await, Backend::start().await);
+    hangs.delay(Duration::from_secs(60));
+    let (_lists, list) = lists([hangs.address, good.address].map(instance));
+    let told = Told::default();
+    let balance = web().policy(Policy::RoundRobin).observer(told.clone());
+    let balance = balance.attempt_timeout(Duration::from_millis(300));
+    let channel = Balancer::over(balance, list, 21).unwrap().channel();
+    let mut failed = Vec::new();
+    for _ in 0..2 {
+        failed.extend(health(&channel).await.err());
+    }
+    let [status] = &failed[..] else { panic!("{failed:?}") };
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("attempt timeout of 300ms"), "{status}");
+    for _ in 0..2 {
+        health(&channel.idempotent()).await.unwrap();
+    }
+    let timeouts = told.outcomes().into_iter().filter(|o| *o == Outcome::Timeout).count();
+    assert_eq!((timeouts, hangs.served()), (2, 2));
 }

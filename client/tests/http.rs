@@ -8,7 +8,8 @@ use backend::{Backend, instance, lists};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use rollcall_client::{
-    Balance, Balancer, CallError, Ejection, Http, HttpLayer, Idempotent, Policy, Retry,
+    Attempt, Balance, Balancer, BodyError, CallError, Deadline, Ejection, Http, HttpLayer,
+    Idempotent, Observer, Outcome, Policy, Retry,
 };
 use std::{
     convert::Infallible,
@@ -145,4 +146,90 @@ async fn a_layer_does_the_same_and_says_when_nobody_is_there() {
     let error = over(in_turn(), &[gone]).call(request("GET", "")).await.unwrap_err();
     assert!(matches!(error, CallError::Failed { attempts: 3, .. }), "{error}");
     assert!(error.to_string().contains(&gone.to_string()), "{error}");
+}
+
+/// How attempts ended.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<Outcome>>>);
+
+impl Observer for Told {
+    fn attempt(&self, attempt: &Attempt<'_>) {
+        self.0.lock().unwrap().push(attempt.outcome);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_nobody_asks_for_is_a_success() {
+    let (address, _) = server(200).await;
+    let told = Told::default();
+    let mut http = over(in_turn().observer(told.clone()), &[address]);
+    let answer = http.call(request("PUT", "seven")).await.unwrap();
+    drop(answer);
+    let answer = http.call(request("PUT", "seven")).await.unwrap();
+    // As a server does that passes it on.
+    let mut body = answer.into_body();
+    while !http_body::Body::is_end_stream(&body) {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert_eq!(*told.0.lock().unwrap(), [Outcome::Success; 2]);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_ends_at_the_deadline() {
+    let stall = || async {
+        let begun = futures_util::stream::iter([Ok::<_, Infallible>(Bytes::from("begun"))]);
+        axum::body::Body::from_stream(futures_util::StreamExt::chain(
+            begun,
+            futures_util::stream::pending(),
+        ))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, Router::new().fallback(stall)).into_future());
+    let told = Told::default();
+    let mut http = over(in_turn().observer(told.clone()), &[address]);
+    let mut request = request("GET", "");
+    request.extensions_mut().insert(Deadline::after(Duration::from_millis(300)));
+    let answer = http.call(request).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(5), answer.into_body().collect()).await;
+    let error = read.expect("an end").unwrap_err();
+    assert!(
+        matches!(error, BodyError::Deadline(CallError::Deadline { attempts: 1, .. })),
+        "{error:?}"
+    );
+    assert_eq!(*told.0.lock().unwrap(), [Outcome::Timeout]);
+}
+
+#[tokio::test]
+async fn a_body_that_the_caller_breaks_is_no_fault_of_the_endpoint() {
+    let (address, _) = server(200).await;
+    let told = Told::default();
+    let mut http = over(in_turn().observer(told.clone()), &[address]);
+    let parts = futures_util::stream::unfold(0, |at| async move {
+        tokio::time::sleep(Duration::from_millis(at * 20)).await;
+        let part = match at {
+            0 => Ok(http_body::Frame::data(Bytes::from("one"))),
+            _ => Err(std::io::Error::other("the file is gone")),
+        };
+        Some((part, at + 1))
+    });
+    let body = Body::new(StreamBody::new(Box::pin(parts)));
+    let request = http::Request::put("/").body(body).unwrap();
+    let error = http.call(request).await.unwrap_err();
+    assert!(matches!(error, CallError::Failed { attempts: 1, .. }), "{error}");
+    assert_eq!(*told.0.lock().unwrap(), [Outcome::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_retry_that_cannot_be_sent_costs_no_budget() {
+    let ((bad, _), (good, _)) = (server(503).await, server(200).await);
+    let retry = Retry { request_bytes: 4, budget_floor: 0, ..Retry::default() };
+    let mut http = over(in_turn().retry(retry), &[bad, good]);
+    // 20 calls earn 4 retries; half of them fail, and cannot be sent again.
+    for _ in 0..20 {
+        http.call(request("PUT", "seven")).await.unwrap();
+    }
+    for _ in 0..6 {
+        assert_eq!(http.call(request("PUT", "four")).await.unwrap().status(), 200);
+    }
 }

@@ -383,6 +383,27 @@ async fn closing_a_client_deregisters_all_and_refuses_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_closes_waits_for_the_goodbyes_of_guards_that_were_dropped_before() {
+    // Not acknowledged on the stream; and by a call that is on its way.
+    for wait in [ms(20), ms(0)] {
+        let (registry, client) = start(1).await;
+        let node = &registry.nodes[0];
+        let first = client.register(web(80)).await.unwrap();
+        let _second = client.register(web(81)).await.unwrap();
+        sleep(ms(5_000)).await;
+        node.state().beats = Beats::Ignored;
+        drop(first);
+        sleep(wait).await;
+        client.close().await.unwrap();
+        let state = node.state();
+        let items = state.deregisters.iter().flat_map(|request| &request.items);
+        let mut generations: Vec<_> = items.map(|item| item.generation).collect();
+        generations.sort_unstable();
+        assert_eq!(generations, [101, 102], "{wait:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn ten_thousand_leases_need_two_messages_a_beat() {
     let (registry, client) = start(1).await;
     let mut guards = Vec::new();

@@ -190,6 +190,44 @@ async fn a_registry_that_answers_goes_on_behind_the_copy_and_nobody_sees_the_cop
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_gets_the_whole_state_where_a_registry_only_confirms_the_copy() {
+    let (registry, disk) = with_copy().await;
+    let mut watch = client(&registry, &disk).watch(selection()).unwrap();
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [bookmark(9)]).await;
+    let update = tokio::time::timeout(WAIT, watch.next()).await.expect("an update");
+    let Update::Reset(picture) = update else { panic!("{update:?}") };
+    assert_eq!((ids(&picture), picture.origin), (vec!["a", "b"], Origin::Registry));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_never_goes_back_to_the_copy() {
+    let (registry, disk) = with_copy().await;
+    let mut watch = client(&registry, &disk).watch(selection()).unwrap();
+    let reader = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        while let Ok(update) = tokio::time::timeout(ms(5_000), watch.next()).await {
+            match update {
+                Update::Snapshot(web) | Update::Delta { service: web, .. } => {
+                    seen.push(web.instances.keys().cloned().collect::<Vec<_>>());
+                }
+                Update::Reset(picture) => {
+                    seen.push(ids(&picture).into_iter().map(str::to_owned).collect());
+                }
+                Update::Bookmark { .. } => {}
+            }
+        }
+        (seen, watch)
+    });
+    let (_, to) = stream(&registry.nodes[0]).await;
+    // It changes a service, and hangs before it says that this is all.
+    send(&to, [removal(12, &["a"], v1::EventReason::Deregistered)]).await;
+    let (seen, watch) = reader.await.expect("no panic");
+    assert!(!seen.is_empty() && seen.iter().all(|ids| ids == &["b"]), "{seen:?}");
+    assert_eq!(ids(&watch.current()), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_registry_of_another_life_replaces_the_copy_even_at_a_lower_revision() {
     let (registry, disk) = with_copy().await;
     let refused = fake::reason(tonic::Code::FailedPrecondition, "OTHER_CLUSTER");

@@ -3,8 +3,8 @@
 mod fake;
 
 use fake::{Answer, Dial, Node, Registry, reason};
-use rollcall_client::{Client, Picture, Selection, Update, Watch, v1};
-use std::{sync::Arc, time::Duration};
+use rollcall_client::{Balance, Client, Outcome, Picture, Policy, Selection, Update, Watch, v1};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::sleep};
 use tonic::{Code, Status};
 use v1::watch_response::{Bookmark, Delta, Event, Removal, Snapshot};
@@ -100,8 +100,10 @@ async fn a_snapshot_is_shown_only_when_all_its_parts_are_here() {
     assert_eq!(ids(&picture, "web"), ["a", "b", "c"]);
     assert!(picture.connected && picture.leader_known && picture.problem.is_none());
     assert_eq!(picture.revision, 9);
-    assert!(matches!(watch.next().await, Update::Snapshot(web) if web.instances.len() == 3));
-    assert!(matches!(watch.next().await, Update::Bookmark { revision: 9 }));
+    // Nobody has read until now: the first update is the state.
+    let Update::Reset(first) = watch.next().await else { panic!("a whole state") };
+    assert_eq!(ids(&first, "web"), ["a", "b", "c"]);
+    assert_eq!(first.revision, 9);
 
     send(&to, [delta("web", 11, &["d"], &["a"])]).await;
     let Update::Delta { service, upserted, removed } = watch.next().await else {
@@ -235,6 +237,8 @@ async fn a_slow_reader_skips_to_the_whole_state() {
     let (registry, _client, mut watch) = start(1).await;
     let (_, to) = stream(&registry.nodes[0]).await;
     send(&to, [snapshot("web", 1, &["a"], false), bookmark(1)]).await;
+    watch.ready(WAIT).await.unwrap();
+    assert!(matches!(watch.next().await, Update::Reset(_)));
     for revision in 2..1_000 {
         send(&to, [delta("web", revision, &[&format!("i{revision}")], &[])]).await;
     }
@@ -317,4 +321,125 @@ async fn a_message_that_makes_no_sense_ends_the_stream_and_nothing_else() {
     assert_eq!(ids(&watch.current(), "web"), ["a"]);
     send(&to, [bookmark(9)]).await;
     until(&watch, |picture| picture.connected && picture.problem.is_none()).await;
+}
+
+/// A bookmark that tells how busy instances of `web` are.
+fn telling(revision: u64, told: &[(&str, Option<u32>)]) -> v1::WatchResponse {
+    let mut message = bookmark(revision);
+    let figure = |(id, percent): &(&str, Option<u32>)| v1::InstanceUtilization {
+        instance_id: (*id).to_owned(),
+        percent: *percent,
+    };
+    let told = v1::ServiceUtilization {
+        service: name("web"),
+        instances: told.iter().map(figure).collect(),
+    };
+    if let Some(Event::Bookmark(bookmark)) = &mut message.event {
+        bookmark.utilization = vec![told];
+    }
+    message
+}
+
+/// Instances that can be called.
+fn callable(revision: u64, instances: &[(&str, u64)]) -> v1::WatchResponse {
+    let mut message = snapshot("web", revision, &[], false);
+    let instance = |(port, (id, generation)): (u32, &(&str, u64))| {
+        let host = "127.0.0.1".to_owned();
+        let endpoint = v1::Endpoint { host, port, ..v1::Endpoint::default() };
+        let endpoints = vec![endpoint];
+        v1::Instance {
+            generation: *generation,
+            spec: Some(v1::InstanceSpec { endpoints, ..v1::InstanceSpec::default() }),
+            health_status: v1::HealthStatus::Healthy.into(),
+            admin_state: v1::AdminState::Enabled.into(),
+            ..instance(id, revision)
+        }
+    };
+    if let Some(Event::Snapshot(snapshot)) = &mut message.event {
+        snapshot.instances = (80..).zip(instances).map(instance).collect();
+    }
+    message
+}
+
+fn told(picture: &Picture) -> Vec<(String, u8)> {
+    let Some((name, web)) = picture.services.iter().next() else { return Vec::new() };
+    let told = web.instances.values().filter_map(|instance| {
+        Some((instance.instance_id.clone(), picture.utilization_of(name, instance)?))
+    });
+    told.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_instances_tell_of_their_load_is_shown_and_weighs_calls() {
+    let registry = Registry::start(1);
+    let client = registry.builder().build().unwrap();
+    let watch = client.watch(Selection::service("web").unwrap()).unwrap();
+    let (_, to) = stream(&registry.nodes[0]).await;
+    let policy = Policy::WeightedRoundRobin;
+    let balance = Balance::service("web").unwrap().policy(policy).slow_start(Duration::ZERO);
+    let balancer = client.balance(balance).unwrap();
+    let (_, feeding) = stream(&registry.nodes[0]).await;
+    let both = async |messages: Vec<v1::WatchResponse>| {
+        send(&to, messages.clone()).await;
+        send(&feeding, messages).await;
+        sleep(Duration::from_millis(50)).await;
+    };
+    let shares = || {
+        let mut shares = BTreeMap::new();
+        for _ in 0..1_200 {
+            let pick = balancer.pick().unwrap();
+            *shares.entry(pick.endpoint().key().instance_id.to_string()).or_insert(0_u32) += 1;
+            pick.report(Outcome::Success);
+        }
+        shares.into_values().collect::<Vec<_>>()
+    };
+    let near = |given: Vec<u32>, expected: [u32; 2]| {
+        let close = given.iter().zip(expected).all(|(a, b)| a.abs_diff(b) < 20);
+        assert!(given.len() == 2 && close, "{given:?}, expected {expected:?}");
+    };
+    both(vec![callable(5, &[("a", 1), ("b", 1)]), bookmark(5)]).await;
+    near(shares(), [600, 600]);
+    // Nobody may claim more than everything, nor for an instance that is not listed.
+    let figures = [("a", Some(80)), ("b", Some(40)), ("c", Some(10))];
+    both(vec![telling(5, &figures), telling(5, &[("b", Some(101))])]).await;
+    assert_eq!(told(&watch.current()), [("a".to_owned(), 80)]);
+    both(vec![telling(5, &figures)]).await;
+    assert_eq!(told(&watch.current()), [("a".to_owned(), 80), ("b".to_owned(), 40)]);
+    near(shares(), [400, 800]);
+    // Another owner has said nothing, and who tells no more counts as the others do.
+    both(vec![callable(6, &[("a", 2), ("b", 1)]), bookmark(6)]).await;
+    assert_eq!(told(&watch.current()), [("b".to_owned(), 40)]);
+    near(shares(), [600, 600]);
+    both(vec![telling(6, &[("a", Some(30)), ("b", Some(30))]), telling(6, &[("a", None)])]).await;
+    assert_eq!(told(&watch.current()), [("b".to_owned(), 30)]);
+    // A new stream tells everything anew.
+    registry.nodes[0].cut();
+    let (_, to) = stream(&registry.nodes[0]).await;
+    send(&to, [bookmark(6)]).await;
+    until(&watch, |picture| picture.connected && picture.utilization.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_end_each_stream_with_its_first_bookmark_are_not_asked_without_a_pause() {
+    let (registry, _client, _watch) = start(2).await;
+    let mut streams = 0;
+    let end = sleep(Duration::from_secs(10));
+    let feed = async {
+        loop {
+            for node in &registry.nodes {
+                let watches = std::mem::take(&mut node.state().watches);
+                for (_, to) in watches {
+                    streams += 1;
+                    send(&to, [snapshot("web", 1, &["a"], false), bookmark(1)]).await;
+                }
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = feed => {}
+    }
+    // Two for each wait of at most a second, and some more while the waits grow.
+    assert!((2..=60).contains(&streams), "{streams} streams in 10 s");
 }

@@ -2,7 +2,7 @@
 //! real processes under load, this library side by side with tonic's `balance_channel` and with direct calls.
 //!
 //! `cargo build -p rollcall-registry && cargo run -p rollcall-client --example kill -- run`. It prints a table in
-//! Markdown and the aims that were met or missed. Everything runs on loopback, is bounded in count and time, and every
+//! Markdown and the aims that were met or missed, and fails where one was missed. Everything runs on loopback, is bounded in count and time, and every
 //! process that is started is also ended, by its id.
 
 mod backend;
@@ -91,6 +91,8 @@ async fn all(run: &Run) -> Outcome {
     if run.outage > 0 {
         outage::survive(&binary, Duration::from_secs(run.outage), run.callers, &mut report).await?;
     }
-    report.aims();
-    Ok(())
+    match report.aims() {
+        0 => Ok(()),
+        missed => Err(format!("{missed} aims were missed").into()),
+    }
 }

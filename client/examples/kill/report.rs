@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the report of a tool")]
 
 use super::{load::Tally, outage::Found, scenario::Fault, way::Way};
-use std::{collections::BTreeMap, error::Error, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, error::Error, time::Duration};
 
 /// Rows so far.
 pub(crate) struct Report {
@@ -44,9 +44,14 @@ impl Report {
         self.outage = Some((tally, good));
     }
 
-    /// The aims of issue 5, as far as their scenarios were run; then the errors by kind.
-    pub(crate) fn aims(&self) {
+    /// The aims of issue 5, as far as their scenarios were run; then the errors by kind. Returns how many were missed.
+    pub(crate) fn aims(&self) -> usize {
         println!();
+        let missed = Cell::new(0);
+        let aim = |met: bool, text: &str| {
+            missed.set(missed.get() + usize::from(!met));
+            println!("- {}: {text}", if met { "aim met" } else { "aim MISSED" });
+        };
         let below = |fault, way, most: f64, text: &str| {
             if let Some(tally) = self.rows.get(&(fault, way)) {
                 aim(tally.percent() <= most, &format!("{text}: {:.3} %", tally.percent()));
@@ -80,11 +85,8 @@ impl Report {
                 println!("- {count} x {kind}");
             }
         }
+        missed.get()
     }
-}
-
-fn aim(met: bool, text: &str) {
-    println!("- {}: {text}", if met { "aim met" } else { "aim MISSED" });
 }
 
 fn print_row(scenario: &str, way: &str, tally: &Tally) {

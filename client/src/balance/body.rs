@@ -1,13 +1,10 @@
-//! Bodies on their way: [`Kept`] holds a request so that it can be sent again, [`Answer`] sees how an answer ends.
+//! The body of a request on its way: [`Kept`] holds it so that it can be sent again.
 
-use super::{observe::Outcome, pick::Pick, report::Load};
-use crate::balance::details::sanitize;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use std::{
     collections::VecDeque,
-    fmt,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -84,6 +81,14 @@ impl Kept {
                 let slot = slot.clone();
                 Some(Body::new(Sent::Once { rest: Some(rest), untouched: true, slot }))
             }
+        }
+    }
+
+    /// Whether [`Self::send`] would give a body now.
+    pub(super) fn can_send(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Once(slot) => slot.0.lock().unwrap_or_else(PoisonError::into_inner).is_some(),
         }
     }
 
@@ -175,92 +180,6 @@ impl Drop for Sent {
         if let Self::Once { rest, untouched: true, slot } = self {
             *slot.0.lock().unwrap_or_else(PoisonError::into_inner) = rest.take();
         }
-    }
-}
-
-/// The body of an answer. The call counts as in flight until it is read to its end or dropped.
-pub struct Answer<B> {
-    inner: B,
-    pick: Option<Pick>,
-    /// How a call with these trailers ended; without trailers where there were none.
-    verdict: fn(Option<&HeaderMap>) -> Outcome,
-}
-
-impl<B: http_body::Body> Answer<B> {
-    /// An answer whose head was good.
-    pub(super) fn open(inner: B, pick: Pick, verdict: fn(Option<&HeaderMap>) -> Outcome) -> Self {
-        let mut answer = Self { inner, pick: Some(pick), verdict };
-        if answer.inner.is_end_stream() {
-            // Nobody would read it.
-            answer.end(Outcome::Success);
-        }
-        answer
-    }
-
-    /// An answer whose outcome is reported already.
-    pub(super) fn closed(inner: B, verdict: fn(Option<&HeaderMap>) -> Outcome) -> Self {
-        Self { inner, pick: None, verdict }
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(pick) = self.pick.take() {
-            pick.report(outcome);
-        }
-    }
-
-    fn trailers(&mut self, trailers: &mut HeaderMap) {
-        sanitize(trailers);
-        if let (Some(pick), Some(load)) = (&self.pick, Load::from_trailers(trailers)) {
-            pick.report_load(load);
-        }
-        self.end((self.verdict)(Some(trailers)));
-    }
-}
-
-impl<B> http_body::Body for Answer<B>
-where
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        Poll::Ready(match frame {
-            None => {
-                let outcome = (self.verdict)(None);
-                self.end(outcome);
-                None
-            }
-            Some(Err(error)) => {
-                self.end(Outcome::Failure);
-                Some(Err(error))
-            }
-            Some(Ok(frame)) => match frame.into_trailers() {
-                Ok(mut trailers) => {
-                    self.trailers(&mut trailers);
-                    Some(Ok(Frame::trailers(trailers)))
-                }
-                Err(frame) => Some(Ok(frame)),
-            },
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl<B> fmt::Debug for Answer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer").field("pick", &self.pick).finish_non_exhaustive()
     }
 }
 

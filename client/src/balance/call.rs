@@ -2,7 +2,8 @@
 //! the budget and before the deadline. The same for gRPC and HTTP; what differs is a [`Protocol`].
 
 use super::{
-    body::{Answer, Kept},
+    answer::{Answer, Ending, Limit},
+    body::Kept,
     deadline::Deadline,
     details::sanitize,
     endpoint::Endpoint,
@@ -63,9 +64,14 @@ pub enum CallError {
     },
 }
 
+/// No head of an answer came within [`super::Balance::attempt_timeout`].
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within the attempt timeout of {0:?}")]
+struct Hung(Duration);
+
 /// How requests reach an endpoint, and how answers are read.
 pub(super) trait Protocol: Clone + Send + Sync + 'static {
-    type Body: http_body::Body<Data = Bytes> + Send;
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send;
     type Error: Into<BoxError> + Send;
     type Service: Service<Request<Body>, Response = Response<Self::Body>, Error = Self::Error, Future: Send>
         + Send;
@@ -79,7 +85,7 @@ pub(super) trait Protocol: Clone + Send + Sync + 'static {
     /// What the head of an answer says.
     fn head(&self, status: StatusCode, headers: &HeaderMap) -> Judged;
     /// What the end of an answer says.
-    fn end(&self) -> fn(Option<&HeaderMap>) -> Outcome;
+    fn end(&self) -> Ending;
 }
 
 type Answered<P> = Response<Answer<<P as Protocol>::Body>>;
@@ -96,6 +102,8 @@ struct Call<P> {
     deadline: Option<Deadline>,
     tried: Vec<Arc<Endpoint>>,
     attempts: u32,
+    /// Of attempts that failed while another one was on its way: what the strictest of them allows.
+    bound: Option<(Repeat, Option<Duration>)>,
 }
 
 /// How one attempt ended.
@@ -151,6 +159,7 @@ impl<P: Protocol> Call<P> {
             begun: Instant::now(),
             tried: Vec::new(),
             attempts: 0,
+            bound: None,
             core,
             protocol,
             parts,
@@ -178,7 +187,10 @@ impl<P: Protocol> Call<P> {
                 Some(ended) = flying.next() => ended,
                 () = at(hedge_at), if hedge_at.is_some() => {
                     hedge_at = None;
-                    if self.core.hedges.withdraw() && let Ok(hedge) = self.launch(Why::Hedge) {
+                    if self.has_others()
+                        && self.core.hedges.withdraw()
+                        && let Ok(hedge) = self.launch(Why::Hedge)
+                    {
                         flying.push(hedge);
                     }
                     continue;
@@ -186,13 +198,13 @@ impl<P: Protocol> Call<P> {
             };
             let failed = match ended {
                 Ended::Answer(answer) => return Ok(answer),
-                Ended::Failed(failed) => failed,
+                Ended::Failed(failed) => self.strictest(failed),
             };
             if !flying.is_empty() {
                 continue;
             }
             let Some(wait) = self.wait_before_retry(&failed) else { return self.give_up(failed) };
-            hedge_at = None;
+            (hedge_at, self.bound) = (None, None);
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
@@ -208,23 +220,46 @@ impl<P: Protocol> Call<P> {
         &mut self,
         why: Why,
     ) -> Result<impl Future<Output = Ended<P>> + Send + use<P>, PickError> {
+        // The body goes first: it is put back where nobody can be picked, but a pick that is dropped is a call.
+        let Some(body) = self.body.send() else {
+            let service = self.core.service.clone();
+            return Err(PickError::Empty { service, listed: 0 });
+        };
         let pick = match self.core.pick(self.hint, why, &self.tried) {
             Ok(pick) => pick,
             // Nobody else is there. A hedge to the same endpoint would be of no use.
             Err(_) if why == Why::Retry => self.core.pick(self.hint, why, &[])?,
             Err(error) => return Err(error),
         };
-        let Some(body) = self.body.send() else {
-            let service = self.core.service.clone();
-            return Err(PickError::Empty { service, listed: 0 });
-        };
         let mut request = Request::from_parts(self.parts.clone(), body);
         self.protocol.aim(&mut request, pick.endpoint(), self.deadline);
         self.tried.push(Arc::clone(pick.endpoint()));
         self.attempts += 1;
-        // A late attempt that is cut short proves nothing: its time was spent by others.
-        let counts = self.deadline.is_none_or(|at| at.left() * 2 >= at.0 - self.begun);
-        Ok(attempt(self.protocol.clone(), pick, request, self.deadline, counts))
+        let limit = self.deadline.map(|at| Limit {
+            at: at.0,
+            // A late attempt that is cut short proves nothing: its time was spent by others.
+            counts: at.left() * 2 >= at.0.saturating_duration_since(self.begun),
+            begun: self.begun,
+            attempts: self.attempts,
+            alarm: None,
+        });
+        let patience = self.core.settings.attempt_timeout;
+        Ok(attempt(self.protocol.clone(), pick, request, (limit, patience)))
+    }
+
+    /// Keeps the strictest of what attempts that were on their way together allow.
+    fn strictest(&mut self, mut failed: Failed<P>) -> Failed<P> {
+        if let Some((repeat, pushback)) = self.bound {
+            failed.repeat = failed.repeat.min(repeat);
+            failed.pushback = failed.pushback.max(pushback);
+        }
+        self.bound = Some((failed.repeat, failed.pushback));
+        failed
+    }
+
+    fn has_others(&self) -> bool {
+        let snapshot = self.core.snapshot.load();
+        snapshot.has_others(&self.tried, self.core.settings.concurrency)
     }
 
     fn hedge_at(&self) -> Option<Instant> {
@@ -244,10 +279,12 @@ impl<P: Protocol> Call<P> {
             Repeat::IfIdempotent => self.idempotent,
             Repeat::Always => true,
         };
-        if !safe || self.attempts >= self.core.settings.retry.attempts {
+        let more = self.attempts < self.core.settings.retry.attempts;
+        // A retry that cannot be sent must not be paid for.
+        if !safe || !more || !self.body.can_send() {
             return None;
         }
-        let others = self.core.snapshot.load().routable > self.tried.len();
+        let others = self.has_others();
         let wait = match failed.pushback {
             Some(asked) => asked,
             None if self.attempts == 1 && others => Duration::ZERO,
@@ -289,20 +326,27 @@ async fn attempt<P: Protocol>(
     protocol: P,
     mut pick: Pick,
     request: Request<Body>,
-    deadline: Option<Deadline>,
-    counts: bool,
+    (limit, patience): (Option<Limit>, Option<Duration>),
 ) -> Ended<P> {
+    let counts = limit.as_ref().is_none_or(|limit| limit.counts);
     let endpoint = pick.address();
     let mut service = protocol.service(pick.endpoint());
     let answer = async {
         std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
         service.call(request).await
     };
-    let answer = match deadline {
+    // The deadline of the call, or that of the attempt where it comes first.
+    let patience = patience.map(|patience| (Deadline::after(patience).0, patience));
+    let end = limit.as_ref().map(|limit| limit.at);
+    let first = patience.filter(|(at, _)| end.is_none_or(|end| *at < end));
+    let answer = match first.map(|(at, _)| at).or(end) {
         None => answer.await,
-        Some(at) => match tokio::time::timeout_at(at.0, answer).await {
+        Some(at) => match tokio::time::timeout_at(at, answer).await {
             Ok(answer) => answer,
-            Err(_) => return late(pick, counts),
+            Err(_) => match first {
+                Some((_, patience)) => return hung(pick, patience),
+                None => return late(pick, counts),
+            },
         },
     };
     let mut answer = match answer {
@@ -323,11 +367,18 @@ async fn attempt<P: Protocol>(
     let Judged { outcome, repeat, pushback } = protocol.head(answer.status(), answer.headers());
     if outcome == Outcome::Success {
         pick.answered();
-        return Ended::Answer(answer.map(|body| Answer::open(body, pick, protocol.end())));
+        return Ended::Answer(answer.map(|body| Answer::open(body, pick, protocol.end(), limit)));
     }
     pick.report(outcome);
     let result = Ok(answer.map(|body| Answer::closed(body, protocol.end())));
     Ended::Failed(Failed { result, endpoint, repeat, pushback })
+}
+
+fn hung<P: Protocol>(pick: Pick, patience: Duration) -> Ended<P> {
+    let endpoint = pick.address();
+    pick.report(Outcome::Timeout);
+    let result = Err(Lost::Error(Box::new(Hung(patience))));
+    Ended::Failed(Failed { result, endpoint, repeat: Repeat::IfIdempotent, pushback: None })
 }
 
 fn late<P: Protocol>(pick: Pick, counts: bool) -> Ended<P> {

@@ -2,7 +2,7 @@
 
 use super::{
     Balancer,
-    body::Answer,
+    answer::{Answer, Ending},
     call::{CallError, Idempotent, Protocol, call},
     deadline::Deadline,
     endpoint::Endpoint,
@@ -23,8 +23,9 @@ use tower::Service;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A gRPC channel to a service. Each call goes to an endpoint of its own; there is no queue before them. Cheap to
-/// clone. It is always ready: whether there is room shows in the call.
+/// A gRPC channel to a service. Each call goes to an endpoint of its own. No queue is shared by endpoints; before each
+/// of them stands tonic's, of 1,024 requests: more wait, until there is room or their deadline passes. Cheap to clone.
+/// It is always ready: whether there is room shows in the call.
 ///
 /// Per call, in the extensions of the request: [`Hint`](super::Hint), [`Idempotent`], [`Deadline`].
 #[derive(Debug, Clone)]
@@ -104,8 +105,8 @@ impl Protocol for Grpc {
         judge::grpc_head(status, headers)
     }
 
-    fn end(&self) -> fn(Option<&HeaderMap>) -> Outcome {
-        judge::grpc_end
+    fn end(&self) -> Ending {
+        Ending { verdict: judge::grpc_end, dropped: Outcome::Cancelled, late }
     }
 }
 
@@ -124,6 +125,13 @@ impl Grpc {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .connect_with_connector_lazy(dialer)
     }
+}
+
+/// The trailers of an answer that had not ended by its deadline.
+fn late(error: &CallError) -> Option<HeaderMap> {
+    let mut trailers = HeaderMap::new();
+    Status::deadline_exceeded(error.to_string()).add_header(&mut trailers).ok()?;
+    Some(trailers)
 }
 
 /// The status of a call without an answer. Its source is the whole chain of causes.

@@ -1,4 +1,5 @@
-//! The instant at which a call must have ended, and how it travels: as what is left of it, in `grpc-timeout`.
+//! The instant at which a call must have ended, and how it travels with gRPC: as what is left of it, in `grpc-timeout`.
+//! Over HTTP it does not travel: there is no header for it that servers agree on.
 
 use http::{HeaderMap, HeaderValue};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use tonic::metadata::MetadataMap;
 
 const HEADER: &str = "grpc-timeout";
 
-/// When a call must have ended. Taken from the request that a server is answering and put into the extensions of the
+/// When a call must have ended, the body of its answer included. Taken from the request that a server is answering and put into the extensions of the
 /// requests that it makes meanwhile, it keeps a chain of calls from working for somebody who has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);

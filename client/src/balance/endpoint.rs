@@ -2,7 +2,7 @@
 //!
 //! [`Endpoint`] is immutable and replaced when the registry changes its record; [`State`] lives as long as the same
 //! owner listens at the same address, and is shared by all its records. State is atomics only: no call waits for
-//! another. Times are whole milliseconds since the balancer began.
+//! another. Times in atomics are whole milliseconds since the balancer began, which wrap after 49 days: only differences count.
 
 use super::latency::Latency;
 use rollcall_proto::v1;
@@ -11,11 +11,17 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU8, AtomicU32, Ordering::Relaxed},
+        atomic::{
+            AtomicU8, AtomicU32,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
 };
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
+
+const UNTOLD: u8 = u8::MAX;
 
 /// Who listens where. A new owner of the same id is somebody else: nothing is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +62,7 @@ pub enum Standing {
 #[derive(Debug)]
 pub(super) struct State {
     /// When it was first seen; `None` in the first list, which has no newcomers.
-    pub(super) since: Option<u32>,
+    pub(super) since: Option<Instant>,
     pub(super) latency: Latency,
     in_flight: AtomicU32,
     /// Failures in a row.
@@ -70,6 +76,8 @@ pub(super) struct State {
     ejections: AtomicU32,
     /// The last reported utilisation and when, see [`super::report`].
     pub(super) report: super::report::Cell,
+    /// How busy it is as the registry passes it on, in percent; [`UNTOLD`] = it does not tell.
+    utilization: AtomicU8,
     channel: OnceLock<Channel>,
 }
 
@@ -151,7 +159,7 @@ impl fmt::Debug for Endpoint {
 }
 
 impl State {
-    pub(super) fn new(since: Option<u32>) -> Self {
+    pub(super) fn new(since: Option<Instant>) -> Self {
         Self {
             since,
             latency: Latency::default(),
@@ -163,12 +171,22 @@ impl State {
             ejected_until: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             report: super::report::Cell::default(),
+            utilization: AtomicU8::new(UNTOLD),
             channel: OnceLock::new(),
         }
     }
 
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
+    }
+
+    /// Percent, where it tells.
+    pub(super) fn utilization(&self) -> Option<u8> {
+        Some(self.utilization.load(Relaxed)).filter(|percent| *percent != UNTOLD)
+    }
+
+    pub(super) fn set_utilization(&self, percent: Option<u8>) {
+        self.utilization.store(percent.unwrap_or(UNTOLD), Relaxed);
     }
 
     /// Takes a place; `false` = all `limit` are taken. Without a limit there is always one.
@@ -205,7 +223,7 @@ impl State {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        match self.standing.load(Relaxed) {
+        match self.standing.load(Acquire) {
             0 => Standing::Active,
             1 => Standing::Ejected,
             2 => Standing::Due,
@@ -215,7 +233,8 @@ impl State {
 
     /// Moves from one standing to another; `false` = it was not there any more.
     pub(super) fn pass(&self, from: Standing, to: Standing) -> bool {
-        self.standing.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok()
+        // Who sees the new standing sees what was stored before, such as the time of an ejection.
+        self.standing.compare_exchange(from as u8, to as u8, AcqRel, Relaxed).is_ok()
     }
 
     pub(super) fn ejected_until(&self) -> u32 {
@@ -226,10 +245,14 @@ impl State {
         self.ejected_until.store(at, Relaxed);
     }
 
-    /// Counts an ejection; returns how many there were in a row.
-    pub(super) fn count_ejection(&self) -> u32 {
+    /// Ejections in a row.
+    pub(super) fn ejections(&self) -> u32 {
+        self.ejections.load(Relaxed)
+    }
+
+    pub(super) fn count_ejection(&self) {
         self.streak.store(0, Relaxed);
-        self.ejections.fetch_add(1, Relaxed) + 1
+        self.ejections.fetch_add(1, Relaxed);
     }
 
     /// A sweep without an ejection forgives one.

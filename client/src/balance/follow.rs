@@ -8,7 +8,7 @@ use super::{
     pick::{Core, Listing},
     snapshot::{Tables, assemble},
 };
-use crate::watch::{Picture, Watch};
+use crate::watch::{Picture, Utilization, Watch};
 use rollcall_core::name::ServiceName;
 use rollcall_proto::v1;
 use std::{
@@ -31,6 +31,13 @@ pub(super) enum Source {
     Lists(watch::Receiver<Vec<v1::Instance>>),
 }
 
+/// What was taken from the last picture: list, and how busy the instances are.
+#[derive(Debug, Default)]
+struct Seen {
+    list: Option<Arc<crate::watch::Service>>,
+    told: Option<Arc<BTreeMap<String, Utilization>>>,
+}
+
 /// All endpoints of the last list, by key.
 #[derive(Debug, Default)]
 struct Roster {
@@ -42,7 +49,7 @@ struct Roster {
 pub(super) async fn follow(core: Arc<Core>, mut source: Source) {
     let mut roster = Roster::default();
     let mut tables = Tables::default();
-    let mut seen = None;
+    let mut seen = Seen::default();
     let mut sweep_at = Instant::now() + core.ejection().interval;
     let mut next = None;
     let mut changed = take(&core, &mut source, &mut roster, &mut seen);
@@ -67,18 +74,13 @@ pub(super) async fn follow(core: Arc<Core>, mut source: Source) {
 }
 
 /// Takes the current list in; returns whether it is another than the last one.
-fn take(
-    core: &Core,
-    source: &mut Source,
-    roster: &mut Roster,
-    seen: &mut Option<Arc<crate::watch::Service>>,
-) -> bool {
-    let now_ms = core.millis(Instant::now());
+fn take(core: &Core, source: &mut Source, roster: &mut Roster, seen: &mut Seen) -> bool {
+    let now = Instant::now();
     let name = &core.settings.endpoint;
     match source {
         Source::Lists(lists) => {
             let list: Vec<_> = lists.borrow_and_update().iter().cloned().map(Arc::new).collect();
-            roster.update(list.iter(), name, now_ms);
+            roster.update(list.iter(), name, now);
             true
         }
         Source::Registry { pictures, service, .. } => {
@@ -89,15 +91,33 @@ fn take(
                     core.listing.send_modify(|listing| listing.problem = problem);
                     false
                 }
-                Some(same) if seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, same)) => false,
-                Some(service) => {
-                    roster.update(service.instances.values(), name, now_ms);
-                    *seen = Some(Arc::clone(service));
-                    true
+                Some(listed) => {
+                    let list = replace(&mut seen.list, Some(listed));
+                    if list {
+                        roster.update(listed.instances.values(), name, now);
+                    }
+                    let told = replace(&mut seen.told, picture.utilization.get(service));
+                    if list || told {
+                        roster.tell(|instance| picture.utilization_of(service, instance));
+                    }
+                    list || told
                 }
             }
         }
     }
+}
+
+/// Puts in what is shown now; whether it is something else.
+fn replace<T>(seen: &mut Option<Arc<T>>, shown: Option<&Arc<T>>) -> bool {
+    let same = match (&*seen, shown) {
+        (Some(seen), Some(shown)) => Arc::ptr_eq(seen, shown),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if !same {
+        *seen = shown.cloned();
+    }
+    !same
 }
 
 /// Makes and swaps in the snapshot. Returns when it will be out of date by itself.
@@ -109,11 +129,10 @@ fn rebuild(core: &Core, roster: &Roster, tables: &mut Tables) -> Option<Instant>
     let now_ms = core.millis(now);
     let listed: Vec<_> = roster.endpoints.values().cloned().collect();
     let mut next = None;
-    let mut out = 0;
     for endpoint in &listed {
         let left = endpoint.state.ejected_until().wrapping_sub(now_ms);
         match endpoint.standing() {
-            Standing::Active => continue,
+            Standing::Active | Standing::Due | Standing::Probed => {}
             // A time that has passed has wrapped around.
             Standing::Ejected if left == 0 || left > u32::MAX / 2 => {
                 endpoint.state.pass(Standing::Ejected, Standing::Due);
@@ -122,13 +141,12 @@ fn rebuild(core: &Core, roster: &Roster, tables: &mut Tables) -> Option<Instant>
                 let at = now + Duration::from_millis(left.into());
                 next = Some(next.map_or(at, |next: Instant| next.min(at)));
             }
-            Standing::Due | Standing::Probed => {}
         }
-        out += 1;
     }
-    let snapshot = assemble(&listed, &core.settings, core.caller, now_ms, tables);
-    core.ejected.store(out, Relaxed);
-    core.ejected_most.store(core.ejection().most(snapshot.routable), Relaxed);
+    let snapshot = assemble(&listed, &core.settings, core.caller, (now, now_ms), tables);
+    // Of one set: who is not called anyway takes no ejection from the others.
+    core.ejected.store(u32::try_from(snapshot.out).unwrap_or(u32::MAX), Relaxed);
+    core.ejected_most.store(core.ejection().most(snapshot.callable), Relaxed);
     if snapshot.moving {
         next = Some(next.map_or(now + TICK, |next| next.min(now + TICK)));
     }
@@ -176,14 +194,23 @@ impl Roster {
         &mut self,
         list: impl Iterator<Item = &'a Arc<v1::Instance>>,
         endpoint_name: &str,
-        now_ms: u32,
+        now: Instant,
     ) {
         // Nobody is a newcomer in the first list.
-        let since = self.begun.then_some(now_ms);
+        let since = self.begun.then_some(now);
         let mut endpoints = BTreeMap::new();
+        // Both sides come in order of ids where a registry sends them: nearly all of a large list is known, and found
+        // without reading an address or making a key.
+        let mut known = self.endpoints.values().peekable();
         for instance in list {
+            let id = instance.instance_id.as_str();
+            while known.next_if(|e| *e.key.instance_id < *id).is_some() {}
+            if let Some(same) = known.peek().filter(|e| Arc::ptr_eq(&e.instance, instance)) {
+                endpoints.insert(same.key.clone(), Arc::clone(same));
+                continue;
+            }
             let Some(address) = address_of(instance, endpoint_name) else { continue };
-            let instance_id = instance.instance_id.as_str().into();
+            let instance_id = id.into();
             let key = Key { instance_id, generation: instance.generation, address };
             let endpoint = match self.endpoints.get(&key) {
                 Some(known) if Arc::ptr_eq(&known.instance, instance) => Arc::clone(known),
@@ -198,6 +225,13 @@ impl Roster {
             endpoints.insert(key, endpoint);
         }
         (self.endpoints, self.begun) = (endpoints, true);
+    }
+
+    /// Notes how busy each is.
+    fn tell(&self, utilization: impl Fn(&v1::Instance) -> Option<u8>) {
+        for endpoint in self.endpoints.values() {
+            endpoint.state.set_utilization(utilization(&endpoint.instance));
+        }
     }
 }
 
@@ -251,13 +285,29 @@ mod tests {
     #[test]
     fn what_is_known_of_an_endpoint_stays_until_its_owner_changes() {
         let mut roster = Roster::default();
-        roster.update([instance("a", 1, 80), instance("b", 2, 80)].iter(), "", 5);
+        let begin = Instant::now();
+        let later = begin + Duration::from_millis(4);
+        roster.update([instance("a", 1, 80), instance("b", 2, 80)].iter(), "", begin);
         let before = states(&roster);
         // Another record of the same owner, and a new owner of the same id.
-        roster.update([instance("a", 1, 80), instance("b", 3, 80)].iter(), "", 9);
+        roster.update([instance("a", 1, 80), instance("b", 3, 80)].iter(), "", later);
         let after = states(&roster);
         assert!(Arc::ptr_eq(&before[0], &after[0]) && !Arc::ptr_eq(&before[1], &after[1]));
-        assert_eq!((before[0].since, after[1].since), (None, Some(9)));
+        assert_eq!((before[0].since, after[1].since), (None, Some(later)));
+    }
+
+    #[test]
+    fn a_list_in_any_order_keeps_what_is_known() {
+        let list: Vec<_> = (0..9_u64).map(|n| instance(&format!("i{n}"), n, 80)).collect();
+        let mut roster = Roster::default();
+        roster.update(list.iter(), "", Instant::now());
+        let before: Vec<_> = roster.endpoints.values().cloned().collect();
+        for turn in 0..list.len() {
+            let (end, start) = list.split_at(turn);
+            roster.update(start.iter().chain(end), "", Instant::now());
+            let after = roster.endpoints.values();
+            assert!(after.len() == 9 && after.zip(&before).all(|(a, b)| Arc::ptr_eq(a, b)));
+        }
     }
 
     #[test]

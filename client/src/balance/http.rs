@@ -2,7 +2,7 @@
 
 use super::{
     Balancer,
-    body::Answer,
+    answer::{Answer, Ending},
     call::{CallError, Protocol, call},
     deadline::Deadline,
     endpoint::Endpoint,
@@ -66,7 +66,7 @@ where
         + Sync
         + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<Answer<R>>;
     type Error = CallError;
@@ -91,7 +91,7 @@ where
         + Send
         + Sync
         + 'static,
-    R: http_body::Body<Data = Bytes> + Send,
+    R: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
 {
     type Body = R;
     type Error = S::Error;
@@ -120,7 +120,8 @@ where
         judge::http_head(status, headers)
     }
 
-    fn end(&self) -> fn(Option<&HeaderMap>) -> Outcome {
-        judge::http_end
+    fn end(&self) -> Ending {
+        // Who reads the head alone has what it wanted.
+        Ending { verdict: judge::http_end, dropped: Outcome::Success, late: |_| None }
     }
 }

@@ -5,11 +5,11 @@ use http::{HeaderMap, StatusCode};
 use std::{error::Error, io, time::Duration};
 use tonic::{Code, ConnectError, TimeoutExpired};
 
-/// Longest wait that an endpoint can ask for; who asks for more is not tried again.
+/// Longest wait that an endpoint can ask for; where one asks for more the call is not tried again.
 const PUSHBACK_MAX: Duration = Duration::from_secs(10);
 
 /// Whether a call that ended like this may be tried again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Repeat {
     /// Trying again changes nothing, or the endpoint asked not to.
     Never,
@@ -116,8 +116,18 @@ pub(super) fn error(error: &(dyn Error + 'static)) -> Judged {
     if any(error, &|e| e.is::<TimeoutExpired>()) {
         return judged(Outcome::Timeout, Repeat::Never);
     }
+    if any(error, &is_of_the_caller) {
+        return judged(Outcome::Cancelled, Repeat::Never);
+    }
     let repeat = if any(error, &was_not_sent) { Repeat::Always } else { Repeat::IfIdempotent };
     judged(Outcome::Failure, repeat)
+}
+
+/// Causes that lie on this side: the body of the request failed, and hyper gave the call up for it.
+fn is_of_the_caller(error: &(dyn Error + 'static)) -> bool {
+    let own = |error: &h2::Error| error.is_reset() && !error.is_remote() && !error.is_library();
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_user)
+        || error.downcast_ref::<h2::Error>().is_some_and(own)
 }
 
 /// Causes that say that the endpoint did not see the request.

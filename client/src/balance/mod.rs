@@ -5,8 +5,9 @@
 //! surfaces: [`Balancer::pick`], [`Channel`] for gRPC, [`Http`] for hyper, [`Balancer::discover`] for tower.
 //!
 //! Pure parts: `spread` (tiers, zones), `subset`, `table`, `ring`, `maglev` (drawing), `outlier`, `judge` (what an
-//! answer means), `latency`, `report`. The way of a call: `call`, `body`, `deadline`, `details`, `hedge`.
+//! answer means), `latency`, `report`. The way of a call: `call`, `body`, `answer`, `deadline`, `details`, `hedge`.
 
+mod answer;
 mod body;
 mod call;
 mod channel;
@@ -34,7 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use body::Answer;
+pub use answer::{Answer, BodyError};
 pub use call::{CallError, Idempotent};
 pub use channel::Channel;
 pub use deadline::Deadline;

@@ -16,6 +16,7 @@ use rollcall_core::name::ServiceName;
 use std::{
     fmt,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -188,7 +189,7 @@ impl Core {
             key: hint.key,
             avoid,
         };
-        let groups = &snapshot.groups;
+        let (sharing, spare) = snapshot.groups.split_at(snapshot.sharing);
         let fraction = || {
             hint.key.map_or_else(
                 || self.rolls.fraction(),
@@ -199,8 +200,9 @@ impl Core {
             )
         };
         let first = snapshot.steps.as_ref().map_or(0, |steps| steps.at(fraction()));
-        let (before, after) = groups.split_at(first.min(groups.len()));
-        let found = after.iter().chain(before).find_map(|group| draw.from(group));
+        let (before, after) = sharing.split_at(first.min(sharing.len()));
+        let mut in_order = after.iter().chain(before).chain(spare);
+        let found = in_order.find_map(|group| draw.from(group));
         match found {
             Some(endpoint) => Ok(self.begin(Arc::clone(endpoint), begun, why)),
             None => Err(self.nothing(&snapshot)),
@@ -249,6 +251,9 @@ impl Core {
                 return;
             }
         }
+        // The time goes first: who sees it ejected must not see the time of an ejection before.
+        let length = ejection.length_ms(state.ejections() + 1, self.rolls.fraction());
+        state.set_ejected_until(self.millis(Instant::now()).wrapping_add(length));
         if !state.pass(from, Standing::Ejected) {
             // Somebody else did it, and counted it.
             if from == Standing::Active {
@@ -256,16 +261,10 @@ impl Core {
             }
             return;
         }
-        let length = ejection.length_ms(state.count_ejection(), self.rolls.fraction());
-        self.keep_out(endpoint, length);
+        state.count_ejection();
+        self.changed.notify_one();
         let length = Duration::from_millis(length.into());
         self.tell(&Change::Ejected { endpoint: endpoint.key.clone(), cause, length });
-    }
-
-    fn keep_out(&self, endpoint: &Endpoint, length: u32) {
-        let until = self.millis(Instant::now()).wrapping_add(length);
-        endpoint.state.set_ejected_until(until);
-        self.changed.notify_one();
     }
 
     fn readmit(&self, endpoint: &Endpoint) {
@@ -284,8 +283,14 @@ impl Core {
 
     pub(super) fn tell(&self, change: &Change) {
         tracing::info!(service = %self.service, ?change, "endpoints");
-        if let Some(observer) = &self.observer {
-            observer.change(&self.service, change);
+        self.observe(|observer| observer.change(&self.service, change));
+    }
+
+    /// Tells the observer. One that panics is no reason to stop following, nor to end a call.
+    fn observe(&self, tell: impl FnOnce(&dyn Observer)) {
+        let Some(observer) = &self.observer else { return };
+        if catch_unwind(AssertUnwindSafe(|| tell(&**observer))).is_err() {
+            tracing::error!(service = %self.service, "the observer panicked, go on without its word");
         }
     }
 
@@ -309,6 +314,10 @@ impl Pick {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.endpoint.address()
+    }
+
+    pub(super) fn service(&self) -> &ServiceName {
+        &self.core.service
     }
 
     /// Why this attempt is made.
@@ -382,9 +391,8 @@ impl Pick {
     fn tell(&self, outcome: Outcome, latency: Duration) {
         let (service, endpoint, why) = (&self.core.service, &*self.endpoint, self.why);
         tracing::trace!(%service, endpoint = %endpoint.authority, ?why, ?outcome, ?latency, "attempt");
-        if let Some(observer) = &self.core.observer {
-            observer.attempt(&Attempt { service, endpoint, why, outcome, latency });
-        }
+        let attempt = Attempt { service, endpoint, why, outcome, latency };
+        self.core.observe(|observer| observer.attempt(&attempt));
     }
 }
 

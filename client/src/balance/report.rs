@@ -79,16 +79,22 @@ impl Cell {
     /// The weight; `None` where there is no report that counts.
     pub(super) fn weight(&self, now_ms: u32) -> Option<f64> {
         let (first, last) = (self.first.load(Relaxed), self.last.load(Relaxed));
-        if first == 0 || now_ms.wrapping_sub(first) < BLACKOUT_MS {
+        if first == 0 || age(now_ms, first) < BLACKOUT_MS {
             return None;
         }
-        if now_ms.wrapping_sub(last) > EXPIRY_MS {
+        if age(now_ms, last) > EXPIRY_MS {
             // Who reports again later begins with a blackout, as a newcomer does.
             self.first.store(0, Relaxed);
             return None;
         }
         Some(f64::from(f32::from_bits(self.weight.load(Relaxed))))
     }
+}
+
+/// Milliseconds since. A time that is ahead was read by another thread after `now_ms` was: it is no time ago.
+fn age(now_ms: u32, at: u32) -> u32 {
+    let age = now_ms.wrapping_sub(at);
+    if age > u32::MAX / 2 { 0 } else { age }
 }
 
 #[cfg(test)]
@@ -120,6 +126,16 @@ mod tests {
         cell.set(load(0.5, 300.0, 0.0), 182_000);
         assert_eq!(cell.weight(182_001), None);
         assert_eq!(cell.weight(192_000), Some(600.0));
+    }
+
+    #[test]
+    fn a_report_from_a_moment_ahead_is_a_new_one() {
+        let cell = Cell::default();
+        cell.set(load(0.5, 100.0, 0.0), 1_000);
+        cell.set(load(0.5, 300.0, 0.0), 20_001);
+        // The clock was read before that report came.
+        assert_eq!(cell.weight(20_000), Some(600.0));
+        assert_eq!(cell.weight(20_002), Some(600.0));
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub enum Policy {
     LeastRequest,
     /// In turn, by weight.
     RoundRobin,
-    /// In turn, by the load that endpoints report (gRPC: ORCA trailers; else [`super::Pick::report_load`]).
+    /// In turn, by the load that endpoints report (gRPC: ORCA trailers; else [`super::Pick::report_load`]), or by the
+    /// utilisation that they tell the registry ([`HealthReport::utilization`](crate::HealthReport::utilization)).
     WeightedRoundRobin,
     /// By chance, by weight.
     Random,
@@ -50,7 +51,8 @@ pub struct Retry {
 /// wins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hedge {
-    /// Wait before the second attempt; default: the 95th percentile of recent calls, at least 1 ms.
+    /// Wait before the second attempt; default: the 95th percentile of recent calls, at least 1 ms. That is known from
+    /// the end of the first interval of [`super::Ejection`] (10 s) on, after 50 calls: until then nothing is hedged.
     pub after: Option<Duration>,
     /// Share of calls that may be hedged, measured over 10 s. Default 0.05.
     pub budget: f32,
@@ -91,6 +93,7 @@ pub(super) struct Settings {
     pub(super) retry: Retry,
     pub(super) hedge: Option<Hedge>,
     pub(super) timeout: Option<Duration>,
+    pub(super) attempt_timeout: Option<Duration>,
     pub(super) first_list: Duration,
     pub(super) connect_timeout: Duration,
 }
@@ -160,6 +163,7 @@ impl Balance {
             retry: Retry::default(),
             hedge: None,
             timeout: None,
+            attempt_timeout: None,
             first_list: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
         };
@@ -262,9 +266,17 @@ impl Balance {
         self
     }
 
-    /// Deadline of a call that brings none, all attempts together; default: none.
+    /// Deadline of a call that brings none, all attempts together and the body of the answer too; default: none.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Longest wait of one attempt for the head of its answer; default: none. It counts against the endpoint, and an
+    /// idempotent call is tried elsewhere: what gets calls away from an endpoint that hangs and has not broken its
+    /// connections. It must be longer than good answers ever take: an attempt that is cut short is work done in vain.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.attempt_timeout = Some(timeout);
         self
     }
 
@@ -327,6 +339,9 @@ impl Balance {
         if settings.subset == Some(0) {
             return Err(Invalid::new("subset", "0: at least 1 endpoint is needed"));
         }
+        if settings.attempt_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Invalid::new("attempt_timeout", "0: no attempt could succeed"));
+        }
         if settings.concurrency == Some(0) {
             return Err(Invalid::new("concurrency", "0: at least 1 call must be allowed"));
         }
@@ -369,6 +384,7 @@ mod tests {
             ("hedge.budget", plain().hedge(Hedge { budget: -0.1, ..Hedge::default() })),
             ("subset", plain().subset(0)),
             ("concurrency", plain().concurrency(0)),
+            ("attempt_timeout", plain().attempt_timeout(Duration::ZERO)),
         ];
         for (field, balance) in cases {
             assert_eq!(balance.checked().expect_err(field).field, field);

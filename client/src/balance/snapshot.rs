@@ -10,19 +10,30 @@ use super::{
     table::{Alias, Steps},
 };
 use std::{collections::BTreeMap, sync::Arc};
+use tokio::time::Instant;
+
+/// A utilisation below this counts as this, in percent: figures are up to 10 points off.
+const UTILIZATION_LEAST: u8 = 10;
 
 /// Everything that a pick needs.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
+    /// First those with a share of the traffic, then those that get only what the others cannot take: each nearest
+    /// first.
     pub(super) groups: Vec<Group>,
-    /// Which group, by their shares; `None` = there is one at most.
+    /// How many of the groups have a share.
+    pub(super) sharing: usize,
+    /// Which of these, by their shares; `None` = there is one at most.
     pub(super) steps: Option<Steps>,
     /// Endpoints whose ejection is over: the next pick tries one.
     pub(super) due: Vec<Arc<Endpoint>>,
     /// Too much was ejected, or nothing is routable: what is here is called all the same.
     pub(super) panic: bool,
-    /// Endpoints that could be called if all were well, and those that the registry shows.
+    /// Endpoints that could be called if all were well, of which this process keeps to the callable ones (its subset),
+    /// of which some are out. And those that the registry shows.
     pub(super) routable: usize,
+    pub(super) callable: usize,
+    pub(super) out: usize,
     pub(super) listed: usize,
     /// Whether some endpoint is in its slow start or its report counts for a time: weights change by themselves.
     pub(super) moving: bool,
@@ -78,7 +89,7 @@ pub(super) fn assemble(
     listed: &[Arc<Endpoint>],
     settings: &Settings,
     caller: u64,
-    now_ms: u32,
+    (now, now_ms): (Instant, u32),
     tables: &mut Tables,
 ) -> Snapshot {
     let enabled: Vec<_> =
@@ -92,30 +103,49 @@ pub(super) fn assemble(
     let panic = too_few(callable.len() - out, callable.len(), settings.panic_below);
     let due = callable.iter().filter(|e| e.standing() == Standing::Due).cloned().collect();
 
-    let (weights, reported) = weights(&callable, settings, now_ms);
+    let (weights, reported) = weights(&callable, settings, (now, now_ms));
     let candidates = callable.iter().zip(weights).map(|(endpoint, weight)| Candidate {
         available: panic || endpoint.standing() == Standing::Active,
         endpoint: Arc::clone(endpoint),
         weight,
     });
     let tiers = into_tiers(candidates.collect(), &enabled, &fit, settings);
-    let (mut groups, mut shares) = (Vec::new(), Vec::new());
-    let mut made = Tables::default();
+    let mut parts = Vec::new();
     for (tier, share) in tiers {
-        for (members, part) in into_zones(tier, settings) {
-            groups.push(Group::new(members, settings.policy, tables, &mut made));
-            shares.push(share * part);
-        }
+        let zones = into_zones(tier, settings).into_iter();
+        parts.extend(zones.map(|(members, part)| (members, share * part)));
     }
+    // A part without a share is what is left where the others are full, or were tried: it goes last.
+    parts.retain(|(members, _)| members.iter().any(|member| member.available));
+    parts.sort_by_key(|(_, share)| *share <= 0.0);
+    let shares: Vec<f64> =
+        parts.iter().map(|(_, share)| *share).take_while(|share| *share > 0.0).collect();
+    let mut made = Tables::default();
+    let group = |(members, _)| Group::new(members, settings.policy, tables, &mut made);
+    let groups = parts.into_iter().map(group).collect();
     *tables = made;
     Snapshot {
-        steps: (groups.len() > 1).then(|| Steps::new(&shares)),
+        steps: (shares.len() > 1).then(|| Steps::new(&shares)),
+        sharing: shares.len(),
         groups,
         due,
         panic: panic || (nothing && !callable.is_empty()),
         routable: if nothing { 0 } else { fit.len() },
+        callable: callable.len(),
+        out,
         listed: listed.len(),
-        moving: reported || callable.iter().any(|e| ramp(e, settings, now_ms) < 1.0),
+        moving: reported || callable.iter().any(|e| ramp(e, settings, now) < 1.0),
+    }
+}
+
+impl Snapshot {
+    /// Whether a call that has tried these may find somebody else.
+    pub(super) fn has_others(&self, tried: &[Arc<Endpoint>], limit: Option<u32>) -> bool {
+        let mut members = self.groups.iter().flat_map(|group| &*group.members);
+        members.any(|Member { endpoint, out, .. }| {
+            let room = limit.is_none_or(|limit| endpoint.state.in_flight() < limit);
+            room && !out && !tried.iter().any(|e| Arc::ptr_eq(&e.state, &endpoint.state))
+        })
     }
 }
 
@@ -143,20 +173,24 @@ fn in_subset(fit: &[Arc<Endpoint>], settings: &Settings, caller: u64) -> Vec<Arc
 }
 
 /// Share of its weight that an endpoint gets in its slow start.
-fn ramp(endpoint: &Endpoint, settings: &Settings, now_ms: u32) -> f64 {
+fn ramp(endpoint: &Endpoint, settings: &Settings, now: Instant) -> f64 {
     let (Some(since), window) = (endpoint.state.since, settings.slow_start.as_secs_f64()) else {
         return 1.0;
     };
-    let age = f64::from(now_ms.saturating_sub(since)) / 1_000.0;
+    let age = now.saturating_duration_since(since).as_secs_f64();
     if age >= window { 1.0 } else { (age / window).max(settings.slow_start_least) }
 }
 
 /// The weight of each, above 0, and whether reports of load went into them.
-fn weights(callable: &[Arc<Endpoint>], settings: &Settings, now_ms: u32) -> (Vec<f64>, bool) {
+fn weights(
+    callable: &[Arc<Endpoint>],
+    settings: &Settings,
+    (now, now_ms): (Instant, u32),
+) -> (Vec<f64>, bool) {
     let hashed = matches!(settings.policy, Policy::RingHash | Policy::Maglev);
     let base = |e: &Arc<Endpoint>| {
         // Keys would wander while the weight grows.
-        let ramp = if hashed { 1.0 } else { ramp(e, settings, now_ms) };
+        let ramp = if hashed { 1.0 } else { ramp(e, settings, now) };
         e.declared_weight() * ramp
     };
     let declared: Vec<f64> = callable.iter().map(base).collect();
@@ -165,17 +199,32 @@ fn weights(callable: &[Arc<Endpoint>], settings: &Settings, now_ms: u32) -> (Vec
     }
     let reports: Vec<_> = callable.iter().map(|e| e.state.report.weight(now_ms)).collect();
     let known: Vec<f64> = reports.iter().flatten().copied().collect();
+    let told: Vec<Option<u8>> = callable.iter().map(|e| e.state.utilization()).collect();
+    let idleness = idleness(&told);
     if known.len() < 2 {
-        return (declared, true);
+        return (declared.iter().zip(idleness).map(|(weight, idle)| weight * idle).collect(), true);
     }
     let mean = known.iter().sum::<f64>() / known.len() as f64;
-    let ramped = |(e, report): (&Arc<Endpoint>, Option<f64>)| {
-        report.unwrap_or(mean) * ramp(e, settings, now_ms)
+    let weight = |((e, report), idle): ((&Arc<Endpoint>, Option<f64>), f64)| {
+        report.unwrap_or(mean * idle) * ramp(e, settings, now)
     };
-    (callable.iter().zip(reports).map(ramped).collect(), true)
+    (callable.iter().zip(reports).zip(idleness).map(weight).collect(), true)
 }
 
-/// Candidates by tier, each with its share. Another region is a tier of its own, behind the own one. A tier is as
+/// How much more than its weight each can take, by what the registry passes on of its utilisation: the mean divided by
+/// its own; 1 where nothing is told. The figures come late and without a rate of calls, so the correction goes half the
+/// way only: where calls are shared out by it, the busier one stays the busier one, and nothing swings.
+fn idleness(told: &[Option<u8>]) -> Vec<f64> {
+    let share = |percent: u8| f64::from(percent.max(UTILIZATION_LEAST));
+    let known: Vec<f64> = told.iter().flatten().map(|percent| share(*percent)).collect();
+    if known.len() < 2 {
+        return vec![1.0; told.len()];
+    }
+    let mean = known.iter().sum::<f64>() / known.len() as f64;
+    told.iter().map(|told| told.map_or(1.0, |percent| mean / share(percent))).collect()
+}
+
+/// Candidates by tier, each with its share, which may be 0. Another region is a tier of its own, behind the own one. A tier is as
 /// healthy as the share of it that the registry lets through, less what this process has ejected of its subset.
 fn into_tiers(
     candidates: Vec<Candidate>,
@@ -206,10 +255,10 @@ fn into_tiers(
     };
     let shares = spread::tiers(&tiers.values().map(healthy).collect::<Vec<_>>());
     let tiers = tiers.into_values().map(|tier| tier.candidates);
-    tiers.zip(shares).filter(|(tier, share)| *share > 0.0 && !tier.is_empty()).collect()
+    tiers.zip(shares).filter(|(tier, _)| !tier.is_empty()).collect()
 }
 
-/// Candidates of a tier by zone, each with its share of the tier.
+/// Candidates of a tier by zone, each with its share of the tier, which may be 0.
 fn into_zones(tier: Vec<Candidate>, settings: &Settings) -> Vec<(Vec<Candidate>, f64)> {
     let hashed = matches!(settings.policy, Policy::RingHash | Policy::Maglev);
     let Place { zone, .. } = &settings.place;
@@ -230,7 +279,7 @@ fn into_zones(tier: Vec<Candidate>, settings: &Settings) -> Vec<(Vec<Candidate>,
         .collect();
     let own = zones.values().position(|zone| settings.place.is_here(zone[0].endpoint.place()));
     let shares = spread::zones(&capacity, own.unwrap_or(0), settings.callers_here);
-    zones.into_values().zip(shares).filter(|(_, share)| *share > 0.0).collect()
+    zones.into_values().zip(shares).collect()
 }
 
 impl Group {

@@ -171,8 +171,8 @@ impl Book {
         &mut self,
         job: Job,
         answer: &v1::RegisterResponse,
-        sent: Instant,
-        now: Instant,
+        (sent, now): (Instant, Instant),
+        dice: &Dice,
     ) -> Vec<Goodbye> {
         let mut goodbyes = Vec::new();
         for (key, result) in job.keys.iter().zip(&answer.items) {
@@ -185,7 +185,7 @@ impl Book {
                 continue;
             }
             entry.cell.set(State::Registered { generation: result.generation });
-            self.lease(*key, result, now);
+            self.lease(*key, result, now, dice);
         }
         if let Some(answer) = job.answer {
             // Nobody listens where the caller gave up: its guards are being dropped then.
@@ -289,8 +289,10 @@ impl Book {
     }
 
     /// Takes a granted lease into the group that beats at its pace.
-    fn lease(&mut self, key: Key, result: &v1::RegistrationResult, now: Instant) {
+    fn lease(&mut self, key: Key, result: &v1::RegistrationResult, now: Instant, dice: &Dice) {
         self.silence(key);
+        // A handle is never given twice: whose lease it was has none any more.
+        self.reregister(result.lease_handle, now, dice);
         let Some(ttl) = result.ttl.as_ref().and_then(length) else { return };
         if result.lease_handle == 0 {
             return;

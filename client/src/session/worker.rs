@@ -15,11 +15,13 @@ use crate::{
     registration::{Acknowledged, goodbye},
 };
 use futures_util::FutureExt as _;
+use rollcall_core::name::InstanceName;
 use rollcall_proto::v1;
 use std::{
     collections::HashMap, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration,
 };
 use tokio::{
+    sync::oneshot,
     task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
@@ -47,15 +49,21 @@ struct Worker {
     open_at: Instant,
     failures: usize,
     backoff: Backoff,
+    /// Registrations on their way, and which they are. Looked up, never iterated.
     calls: JoinSet<Outcome>,
-    /// The registrations among the calls. Looked up, never iterated.
     jobs: HashMap<Id, Job>,
+    /// Goodbyes that go by a call of their own.
+    goodbyes: JoinSet<()>,
+    /// Who closes the client, and what was kept until then: told when every goodbye is said.
+    closing: Vec<(oneshot::Sender<Kept>, Kept)>,
 }
 
-/// How a call ended.
-enum Outcome {
-    Registered { sent: Instant, result: Result<v1::RegisterResponse, Error> },
-    SaidGoodbye,
+type Kept = Vec<(InstanceName, u64)>;
+
+/// How a registration ended, and when it was sent.
+struct Outcome {
+    sent: Instant,
+    result: Result<v1::RegisterResponse, Error>,
 }
 
 /// Runs a worker until it has nothing to keep any more.
@@ -83,6 +91,8 @@ impl Worker {
             backoff: Backoff::new(REOPEN_FIRST, REOPEN_FIRST),
             calls: JoinSet::new(),
             jobs: HashMap::new(),
+            goodbyes: JoinSet::new(),
+            closing: Vec::new(),
         }
     }
 
@@ -93,7 +103,13 @@ impl Worker {
             self.start_jobs(now);
             self.keep_link(now);
             self.send_beats(now);
-            let idle = self.book.is_empty() && self.calls.is_empty() && self.link.is_none();
+            if self.goodbyes.is_empty() {
+                for (tell, kept) in self.closing.drain(..) {
+                    let _ = tell.send(kept);
+                }
+            }
+            let silent = self.calls.is_empty() && self.goodbyes.is_empty() && self.link.is_none();
+            let idle = self.book.is_empty() && silent;
             if idle && self.shared.session.dismiss() {
                 return;
             }
@@ -103,6 +119,7 @@ impl Worker {
                 message = receive(&mut self.link) => self.heard(message),
                 opened = finish(&mut self.opening) => self.opened(opened),
                 Some(ended) = self.calls.join_next_with_id() => self.ended(ended),
+                Some(_) = self.goodbyes.join_next() => {}
                 () = self.shared.session.wake.notified() => {}
                 () = sleep_until(wake) => {}
             }
@@ -122,8 +139,10 @@ impl Worker {
                 Order::Close(tell) => {
                     self.calls.abort_all();
                     self.jobs.clear();
-                    (self.link, self.opening) = (None, None);
-                    let _ = tell.send(self.book.clear());
+                    self.opening = None;
+                    // Guards that were dropped just before have said goodbye on this stream.
+                    self.drop_link();
+                    self.closing.push((tell, self.book.clear()));
                 }
             }
         }
@@ -138,7 +157,7 @@ impl Worker {
             let call = self.calls.spawn(async move {
                 let sent = Instant::now();
                 let request = v1::RegisterRequest { items, request_id: String::new() };
-                Outcome::Registered { sent, result: client.register_once(request).await }
+                Outcome { sent, result: client.register_once(request).await }
             });
             self.jobs.insert(call.id(), job);
         }
@@ -290,13 +309,12 @@ impl Worker {
             problem,
         };
         let (sent, result) = match outcome {
-            Some(Outcome::Registered { sent, result }) => (sent, result),
-            Some(Outcome::SaidGoodbye) => return,
+            Some(Outcome { sent, result }) => (sent, result),
             None => (now, Err(broken("an answer that made this library panic".to_owned()))),
         };
         let goodbyes = match result {
             Ok(answer) if answer.items.len() == job.keys.len() => {
-                self.book.registered(job, &answer, sent, now)
+                self.book.registered(job, &answer, (sent, now), &self.shared.dice)
             }
             Ok(answer) => {
                 let (asked, came) = (job.keys.len(), answer.items.len());
@@ -308,7 +326,7 @@ impl Worker {
         self.say(goodbyes, now);
     }
 
-    /// Says goodbye on the stream, or by a call where there is none. Nobody waits for it.
+    /// Says goodbye on the stream, or by a call where there is none. Nobody waits for it but who closes the client.
     fn say(&mut self, goodbyes: Vec<Goodbye>, now: Instant) {
         let (leases, others): (Vec<_>, Vec<_>) = goodbyes.into_iter().partition(|g| g.handle != 0);
         self.deregister(others);
@@ -333,7 +351,7 @@ impl Worker {
             return;
         }
         let client = Client::of(Arc::clone(&self.shared), GOODBYE_TIMEOUT);
-        self.calls.spawn(async move {
+        self.goodbyes.spawn(async move {
             for batch in goodbyes.chunks(rollcall_core::instance::limit::BATCH) {
                 let items = batch.iter().map(|g| goodbye(&g.name, g.generation)).collect();
                 let request = v1::DeregisterRequest {
@@ -345,7 +363,6 @@ impl Worker {
                     tracing::warn!(%error, "goodbye was not heard, the lease runs out by itself");
                 }
             }
-            Outcome::SaidGoodbye
         });
     }
 }

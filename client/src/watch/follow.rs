@@ -26,6 +26,8 @@ use tonic::{Code, Status, Streaming};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// Longest wait while no node answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A stream that ends sooner counts as a failure of its node, whatever it has shown.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Wait after a refusal: nothing will change by itself soon.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 /// Time for the whole of the first state.
@@ -44,6 +46,8 @@ struct Follower {
     heard: Option<Instant>,
     problem: Option<Error>,
     node: usize,
+    /// The stream has shown a whole state.
+    progress: bool,
     failures: usize,
     backoff: Backoff,
 }
@@ -66,6 +70,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, selection: Selection, shown: 
         stood_in,
         heard: None,
         problem: None,
+        progress: false,
         failures: 0,
         backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
     };
@@ -91,10 +96,18 @@ impl Follower {
         loop {
             let token = self.replica.begin();
             let resumed = !token.is_empty();
+            let begun = Instant::now();
+            self.progress = false;
             let error = match self.open(token).await {
                 Ok(stream) => self.read(stream).await,
                 Err(error) => error,
             };
+            // Only a whole state of a node that stays is progress: one that never gets there, or ends each stream with
+            // its first bookmark, is left in the usual rhythm.
+            if self.progress && begun.elapsed() >= SHORT_LIFE {
+                self.failures = 0;
+                self.backoff.reset();
+            }
             let token_refused = resumed && refuses_token(&error);
             if token_refused {
                 self.replica.spoil(&Fault::OtherHistory);
@@ -184,9 +197,7 @@ impl Follower {
         (self.heard, self.problem) = (Some(now), None);
         for update in updates {
             if matches!(update, Update::Bookmark { .. } | Update::Reset(_)) {
-                // Only a whole state is progress: a node that never gets there is left in the usual rhythm.
-                self.failures = 0;
-                self.backoff.reset();
+                self.progress = true;
             }
             let update = match self.brake.pass(update, self.replica.services(), now) {
                 Update::Reset(_) => Update::Reset(Arc::new(self.picture(true))),

@@ -5,6 +5,7 @@
 //! the registry is gone.
 
 mod brake;
+mod figures;
 mod follow;
 mod replica;
 mod shown;
@@ -92,8 +93,20 @@ pub struct Picture {
     pub problem: Option<Error>,
     /// The services, by name. Those that do not exist are here where they were asked for by name.
     pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// How busy instances say they are, by service and instance id; see [`Picture::utilization_of`]. It comes with the
+    /// bookmarks, and is no [`Update`].
+    pub utilization: BTreeMap<ServiceName, Arc<BTreeMap<String, Utilization>>>,
     /// Resumes behind what is shown; empty = from nothing.
     pub(crate) resume: Vec<u8>,
+}
+
+/// How busy an instance is by its own word, up to 10 points off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Utilization {
+    /// 0 to 100.
+    pub percent: u8,
+    /// The generation that said so; another one has said nothing yet.
+    pub generation: u64,
 }
 
 /// One change of what a watch shows.
@@ -115,7 +128,8 @@ pub enum Update {
         /// The revision.
         revision: u64,
     },
-    /// Replaces everything: the reader was slow and skipped changes, or the registry was set up anew.
+    /// Replaces everything: the reader has just begun, or was slow and skipped changes, or the registry was set up anew
+    /// or answers for the first time.
     Reset(Arc<Picture>),
 }
 
@@ -238,7 +252,8 @@ impl Client {
 }
 
 impl Watch {
-    /// The next change. Waits while there is none; never ends. May be dropped and called again without loss.
+    /// The next change. Waits while there is none; never ends. May be dropped and called again without loss. The first
+    /// one is the whole state where there is one already: changes are kept for the reader from the first call on.
     pub async fn next(&mut self) -> Update {
         self.shown.next().await
     }
@@ -291,6 +306,14 @@ impl Origin {
             Self::DiskCopy { .. } | Self::Fallback => true,
             Self::Registry => false,
         }
+    }
+}
+
+impl Picture {
+    /// How busy an instance is in percent, as far as it tells.
+    pub fn utilization_of(&self, service: &ServiceName, instance: &v1::Instance) -> Option<u8> {
+        let told = self.utilization.get(service)?.get(&instance.instance_id)?;
+        (told.generation == instance.generation).then_some(told.percent)
     }
 }
 

@@ -23,8 +23,21 @@ pub(super) struct Shown {
 
 #[derive(Debug, Default)]
 struct Backlog {
+    reader: Reader,
+    /// Changes were pushed that the picture does not show yet.
+    unshown: bool,
     updates: VecDeque<Update>,
     held: usize,
+}
+
+/// Nothing is kept for somebody who never reads: most watches feed a balancer, which goes by the picture.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Absent,
+    /// Its first state comes with the next picture.
+    Waits,
+    Reads,
 }
 
 /// What is shown when no registry answers.
@@ -39,11 +52,25 @@ impl Shown {
         Self { picture, backlog: Mutex::default(), more: Notify::new(), standby: Mutex::default() }
     }
 
-    /// Shows a picture. One that stands in for the registry shows its services only once it was revealed.
+    /// Shows a picture. One that stands in for the registry shows its services only once it was revealed; until then
+    /// it is kept, with what a registry has changed of it meanwhile, so that a reader who heard of a change never sees
+    /// the state before it.
     pub(super) fn show(&self, picture: Picture) {
-        let hidden = picture.origin.is_stand_in() && !self.standby().revealed;
-        let picture = if hidden { without_services(&picture) } else { picture };
-        self.picture.send_replace(Arc::new(picture));
+        let mut standby = self.standby();
+        let hidden = picture.origin.is_stand_in() && !standby.revealed;
+        let picture = Arc::new(picture);
+        let shown =
+            if hidden { Arc::new(without_services(&picture)) } else { Arc::clone(&picture) };
+        standby.picture = hidden.then_some(picture);
+        drop(standby);
+        let mut backlog = self.backlog();
+        self.picture.send_replace(Arc::clone(&shown));
+        backlog.unshown = false;
+        if backlog.reader == Reader::Waits {
+            backlog.start(shown);
+            drop(backlog);
+            self.more.notify_one();
+        }
     }
 
     /// Keeps what stands in for the registry, without showing it yet.
@@ -68,8 +95,14 @@ impl Shown {
             ..Picture::clone(&picture)
         });
         tracing::warn!(origin = ?picture.origin, "no registry answers, go on with what is known");
+        let mut backlog = self.backlog();
         self.picture.send_replace(Arc::clone(&picture));
-        self.push(Update::Reset(Arc::clone(&picture)), || Arc::clone(&picture));
+        backlog.unshown = false;
+        if backlog.reader != Reader::Absent {
+            backlog.begin(Arc::clone(&picture));
+        }
+        drop(backlog);
+        self.more.notify_one();
         Some(picture)
     }
 
@@ -81,13 +114,15 @@ impl Shown {
     /// Keeps an update for the reader. Where too many wait, they are replaced by the whole state: `now`.
     pub(super) fn push(&self, update: Update, now: impl FnOnce() -> Arc<Picture>) {
         let mut backlog = self.backlog();
-        if let Update::Reset(_) = &update {
+        backlog.unshown = true;
+        if backlog.reader != Reader::Reads {
+            return;
+        }
+        if let Update::Reset(picture) = update {
             // It replaces whatever was to be told before.
-            *backlog = Backlog::default();
-            backlog.updates.push_back(update);
+            backlog.begin(picture);
         } else if backlog.updates.len() >= UPDATES || backlog.held + weight(&update) > HELD {
-            *backlog = Backlog::default();
-            backlog.updates.push_back(Update::Reset(now()));
+            backlog.begin(now());
         } else {
             backlog.held += weight(&update);
             backlog.updates.push_back(update);
@@ -96,8 +131,9 @@ impl Shown {
         self.more.notify_one();
     }
 
-    /// The next update; may be dropped without loss.
+    /// The next update; may be dropped without loss. The first one is the whole state, where there is one.
     pub(super) async fn next(&self) -> Update {
+        self.read();
         loop {
             let more = self.more.notified();
             if let Some(update) = self.pop() {
@@ -105,6 +141,20 @@ impl Shown {
             }
             more.await;
         }
+    }
+
+    /// From now on updates are kept.
+    fn read(&self) {
+        let mut backlog = self.backlog();
+        if backlog.reader != Reader::Absent {
+            return;
+        }
+        if backlog.unshown {
+            backlog.reader = Reader::Waits;
+            return;
+        }
+        let picture = Arc::clone(&self.picture.borrow());
+        backlog.start(picture);
     }
 
     fn pop(&self) -> Option<Update> {
@@ -120,6 +170,23 @@ impl Shown {
 
     fn standby(&self) -> MutexGuard<'_, Standby> {
         self.standby.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backlog {
+    /// A reader comes. A state of which nothing is known is none to begin with.
+    fn start(&mut self, picture: Arc<Picture>) {
+        if picture.complete || !picture.services.is_empty() {
+            self.begin(picture);
+        }
+        self.reader = Reader::Reads;
+    }
+
+    /// All there is to tell is this state.
+    fn begin(&mut self, picture: Arc<Picture>) {
+        self.updates.clear();
+        self.updates.push_back(Update::Reset(picture));
+        (self.reader, self.held) = (Reader::Reads, 0);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is taken out, how it comes back, and what stops that.
 
 use super::*;
-use crate::balance::{Cause, Ejection, Hint, PickError, Policy, Standing, Why};
+use crate::balance::{Attempt, Cause, Ejection, Hint, PickError, Policy, Standing, Why};
 
 fn standing(balancer: &Balancer, number: usize) -> Standing {
     balancer.endpoints().unwrap()[number].standing()
@@ -97,6 +97,50 @@ async fn no_more_than_the_share_is_ejected() {
     let out = out.iter().filter(|e| e.standing() != Standing::Active).count();
     assert_eq!((out, told.changes().len()), (5, 5));
     assert!(!balancer.is_panicking());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_the_registry_took_out_leave_the_others_their_ejections() {
+    let (lists, balancer) = over(random(), instances(6), 1).await;
+    fail(&balancer, 0, 5);
+    settle().await;
+    assert_eq!(standing(&balancer, 0), Standing::Ejected);
+    let mut list = instances(6);
+    list[0].health_status = v1::HealthStatus::Expired.into();
+    lists.send_replace(list);
+    settle().await;
+    // Five are left, of which two may be out; the expired one is none of them.
+    for victim in 1..4 {
+        fail(&balancer, victim, 5);
+        settle().await;
+    }
+    let ejected = [1, 2, 3].map(|number| standing(&balancer, number) == Standing::Ejected);
+    assert_eq!(ejected, [true, true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_stops_nothing() {
+    struct Panics;
+    impl Observer for Panics {
+        fn attempt(&self, _: &Attempt<'_>) {
+            panic!("an observer that cannot count");
+        }
+        fn change(&self, _: &ServiceName, _: &Change) {
+            panic!("an observer that cannot count");
+        }
+    }
+    let ejection = Ejection { share: 1.0, ..Ejection::default() };
+    let (lists, balancer) =
+        over(random().ejection(ejection).observer(Panics), instances(4), 1).await;
+    for victim in 0..3 {
+        fail(&balancer, victim, 5);
+        settle().await;
+    }
+    // The task that follows told of it, and follows on.
+    assert!(balancer.is_panicking());
+    lists.send_replace(instances(2));
+    settle().await;
+    assert_eq!(balancer.endpoints().unwrap().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 mod ejection;
 mod lists;
+mod overflow;
 mod races;
 mod shares;
 

@@ -224,3 +224,15 @@ async fn each_process_keeps_to_its_subset_and_together_they_are_even() {
     // Each is wanted by a quarter of 400; a binomial deviates by 8.7, and this is four times that.
     assert!(wanted.iter().all(|count| (count - 100.0).abs() < 35.0), "{wanted:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_start_is_over_for_good() {
+    let balance = web().policy(Policy::Random).slow_start(Duration::from_secs(30));
+    let (lists, balancer) = over(balance, instances(1), 1).await;
+    lists.send_replace(instances(2));
+    settle().await;
+    // 32 bits of milliseconds and a bit: 49.7 days.
+    tokio::time::advance(Duration::from_millis((1 << 32) + 5)).await;
+    settle().await;
+    assert_close(&shares(&balancer, 20_000), &[(0, 0.5), (1, 0.5)]);
+}

@@ -7,7 +7,7 @@
 //! below the one shown is skipped: instances come with their whole state, so what follows it still fits. And a start
 //! from nothing is built aside and shown only when it is complete and not older.
 
-use super::{Origin, Picture, Service, Target, Update};
+use super::{Origin, Picture, Service, Target, Update, figures::Told};
 use prost::Message as _;
 use rollcall_core::name::ServiceName;
 use rollcall_proto::v1::{
@@ -61,6 +61,7 @@ pub(super) struct Replica {
     /// Of the last bookmark.
     leader_known: bool,
     staleness: Option<Duration>,
+    told: Told,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +110,7 @@ impl Replica {
             resumed: Resumed::default(),
             leader_known: false,
             staleness: None,
+            told: Told::default(),
         }
     }
 
@@ -140,6 +142,7 @@ impl Replica {
     /// A new stream begins. Returns the token to resume with; empty = from nothing.
     pub(super) fn begin(&mut self) -> Vec<u8> {
         self.shown.partial = None;
+        self.told.begin();
         let resumes = !self.token.is_empty();
         self.aside = (!resumes && !self.shown.services.is_empty()).then(State::default);
         self.resumed = Resumed { open: resumes, ..Resumed::default() };
@@ -181,7 +184,12 @@ impl Replica {
                 self.let_go(name)?;
                 updates
             }
-            Some(Event::Bookmark(bookmark)) => self.bookmark(revision, &bookmark, now)?,
+            Some(Event::Bookmark(mut bookmark)) => {
+                let told = std::mem::take(&mut bookmark.utilization);
+                let updates = self.bookmark(revision, &bookmark, now)?;
+                self.utilization(told)?;
+                updates
+            }
             None => return Err(Fault::Protocol("a watch message without an event".to_owned())),
         };
         let state = self.aside.as_ref().unwrap_or(&self.shown);
@@ -199,6 +207,7 @@ impl Replica {
             leader_known: self.leader_known,
             staleness: self.staleness,
             services: self.shown.services.clone(),
+            utilization: self.told.figures.clone(),
             origin: self.origin,
             resume: self.token.clone(),
             ..Picture::default()
@@ -384,7 +393,9 @@ impl Replica {
                 return Err(Fault::Gap);
             }
         }
-        if complete && self.aside.is_none() {
+        // What stood in was not told, or only as such: now it is the registry's word.
+        let confirmed = complete && self.aside.is_none() && self.origin.is_stand_in();
+        if confirmed {
             self.origin = Origin::Registry;
         }
         let state = self.aside.as_mut().unwrap_or(&mut self.shown);
@@ -407,7 +418,23 @@ impl Replica {
             self.shown.revision = revision;
             self.grown = Some(now);
         }
-        Ok(vec![Update::Bookmark { revision: self.shown.revision }])
+        Ok(vec![if confirmed {
+            Update::Reset(Arc::new(self.picture()))
+        } else {
+            Update::Bookmark { revision: self.shown.revision }
+        }])
+    }
+
+    fn utilization(&mut self, told: Vec<v1::ServiceUtilization>) -> Result<(), Fault> {
+        self.told.bookmark(&self.aside.as_ref().unwrap_or(&self.shown).services);
+        for v1::ServiceUtilization { service, instances } in told {
+            let name = self.named(service)?;
+            let state = self.aside.as_ref().unwrap_or(&self.shown);
+            if let Some(service) = state.services.get(&name) {
+                self.told.take(service, instances);
+            }
+        }
+        Ok(())
     }
 
     /// A node that was up to date `staleness` ago shows everything that anybody saw before that.

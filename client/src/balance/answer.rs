@@ -1,0 +1,192 @@
+//! The body of an answer: it sees how the answer ends, ends it at its deadline, and tells the [`Pick`].
+
+use super::{call::CallError, details::sanitize, observe::Outcome, pick::Pick, report::Load};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::BoxError;
+
+/// The body of an answer. The call counts as in flight until it is read to its end, dropped, or its deadline passes.
+/// At its deadline a gRPC answer ends with the status DEADLINE_EXCEEDED, an HTTP answer with an error.
+pub struct Answer<B> {
+    inner: B,
+    pick: Option<Pick>,
+    ending: Ending,
+    limit: Option<Limit>,
+    over: bool,
+}
+
+/// Why the body of an answer ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The deadline passed; always [`CallError::Deadline`].
+    #[error(transparent)]
+    Deadline(CallError),
+    /// It broke off.
+    #[error("the answer broke off")]
+    Broken(#[source] BoxError),
+}
+
+/// What the end of an answer means, as its protocol says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    /// How a call with these trailers ended; without trailers where there were none.
+    pub(super) verdict: fn(Option<&HeaderMap>) -> Outcome,
+    /// How one ended whose body nobody reads to its end, although its head was good.
+    pub(super) dropped: Outcome,
+    /// The trailers that say that the deadline passed; `None` = an error says so.
+    pub(super) late: fn(&CallError) -> Option<HeaderMap>,
+}
+
+/// When an answer must have ended.
+#[derive(Debug)]
+pub(super) struct Limit {
+    pub(super) at: Instant,
+    /// Whether missing it says something about the endpoint.
+    pub(super) counts: bool,
+    pub(super) begun: Instant,
+    pub(super) attempts: u32,
+    pub(super) alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B: http_body::Body> Answer<B> {
+    /// An answer whose head was good.
+    pub(super) fn open(inner: B, pick: Pick, ending: Ending, limit: Option<Limit>) -> Self {
+        let mut answer = Self { inner, pick: Some(pick), ending, limit, over: false };
+        if answer.inner.is_end_stream() {
+            // Nobody would read it.
+            answer.end(Outcome::Success);
+        }
+        answer
+    }
+
+    /// An answer whose outcome is reported already.
+    pub(super) fn closed(inner: B, ending: Ending) -> Self {
+        Self { inner, pick: None, ending, limit: None, over: false }
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        sanitize(trailers);
+        if let (Some(pick), Some(load)) = (&self.pick, Load::from_trailers(trailers)) {
+            pick.report_load(load);
+        }
+        self.end((self.ending.verdict)(Some(trailers)));
+    }
+
+    /// The end by the deadline, where that has passed; wakes the reader when it does.
+    fn late(
+        &mut self,
+        cx: &mut Context<'_>,
+        sleep: bool,
+    ) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let limit = self.limit.as_mut()?;
+        let passed = Instant::now() >= limit.at || {
+            let at = limit.at;
+            sleep && {
+                let alarm = limit.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+                alarm.as_mut().poll(cx).is_ready()
+            }
+        };
+        if !passed {
+            return None;
+        }
+        let Limit { counts, begun, attempts, .. } = self.limit.take()?;
+        self.over = true;
+        let pick = self.pick.take()?;
+        let error = CallError::Deadline {
+            service: pick.service().clone(),
+            endpoint: pick.address(),
+            waited: begun.elapsed(),
+            attempts,
+        };
+        pick.report(if counts { Outcome::Timeout } else { Outcome::Cancelled });
+        Some(match (self.ending.late)(&error) {
+            Some(trailers) => Ok(Frame::trailers(trailers)),
+            None => Err(BodyError::Deadline(error)),
+        })
+    }
+}
+
+impl<B> Answer<B> {
+    fn end(&mut self, outcome: Outcome) {
+        self.limit = None;
+        if let Some(pick) = self.pick.take() {
+            pick.report(outcome);
+        }
+    }
+}
+
+impl<B> Drop for Answer<B> {
+    fn drop(&mut self) {
+        self.end(self.ending.dropped);
+    }
+}
+
+impl<B> http_body::Body for Answer<B>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        // A body that never pauses does not outlast its deadline either.
+        if let Some(end) = self.late(cx, false) {
+            return Poll::Ready(Some(end));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.late(cx, true).map_or(Poll::Pending, |end| Poll::Ready(Some(end)));
+        };
+        Poll::Ready(match frame {
+            None => {
+                let outcome = (self.ending.verdict)(None);
+                self.end(outcome);
+                None
+            }
+            Some(Err(error)) => {
+                self.end(Outcome::Failure);
+                Some(Err(BodyError::Broken(error.into())))
+            }
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(mut trailers) => {
+                    self.trailers(&mut trailers);
+                    Some(Ok(Frame::trailers(trailers)))
+                }
+                Err(frame) => {
+                    if self.inner.is_end_stream() {
+                        // Servers that pass it on do not ask for what comes after it.
+                        let outcome = (self.ending.verdict)(None);
+                        self.end(outcome);
+                    }
+                    Some(Ok(frame))
+                }
+            },
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for Answer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("pick", &self.pick).finish_non_exhaustive()
+    }
+}
