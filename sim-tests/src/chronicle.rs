@@ -23,11 +23,13 @@ pub struct Happened {
 }
 
 /// A change of the instances of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
     /// Its revision.
     pub revision: u64,
-    /// An instance is gone from the list.
+    /// Which instance.
+    pub id: String,
+    /// It is gone from the list.
     pub removes: bool,
 }
 
@@ -95,8 +97,11 @@ impl Chronicle {
                     if note(&mut self.events, now, node, event, out)
                         && let Subject::Instance(name) = &event.subject
                     {
-                        let change =
-                            Moved { revision: event.revision, removes: event.to.is_none() };
+                        let change = Moved {
+                            revision: event.revision,
+                            id: name.id.as_str().to_owned(),
+                            removes: event.to.is_none(),
+                        };
                         self.changes.entry(name.service.clone()).or_default().push(change);
                     }
                 }
@@ -134,6 +139,20 @@ impl Chronicle {
     /// Changes of instances by service, in order.
     pub fn changes(&self) -> &BTreeMap<ServiceName, Vec<Moved>> {
         &self.changes
+    }
+
+    /// What a service held at a revision, by its events: also where no node was seen to show just that one.
+    pub fn held(&self, service: &ServiceName, revision: u64) -> BTreeMap<&str, u64> {
+        let mut held = BTreeMap::new();
+        let changes = self.changes.get(service).map(Vec::as_slice).unwrap_or_default();
+        for change in changes.iter().take_while(|change| change.revision <= revision) {
+            if change.removes {
+                held.remove(change.id.as_str());
+            } else {
+                held.insert(change.id.as_str(), change.revision);
+            }
+        }
+        held
     }
 
     /// Revision of the last change of an instance of a service, up to a revision; 0 = none.

@@ -140,13 +140,20 @@ fn copy_tree(to: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Builds the simulation of a tree; its program.
+/// Members of the workspace that a bug may make cargo build anew.
+const MEMBERS: &[&str] = &["core", "proto", "dns", "client", "registry", "sim-tests"];
+
+/// Builds the simulation of a tree; its program. What the workspace holds is not optimised even in a release build: it
+/// is built anew for each bug, and a bug is found in few seeds.
 fn build(tree: &Path, target: &Path, optimised: bool) -> Result<PathBuf, Failure> {
+    let plain = |name: &&str| format!("profile.release.package.rollcall-{name}.opt-level=0");
     let cargo = Command::new(env!("CARGO"))
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_INCREMENTAL", "1")
         .args(["build", "--locked", "-p", "rollcall-sim-tests", "--bin", "sim"])
         .args(optimised.then_some("--release"))
+        .args(MEMBERS.iter().flat_map(|member| ["--config".to_owned(), plain(member)]))
         .output()?;
     if !cargo.status.success() {
         return Err(String::from_utf8_lossy(&cargo.stderr).into_owned().into());

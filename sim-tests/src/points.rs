@@ -48,6 +48,7 @@ pub const NAMES: &[&str] = &[
     "a tail was far behind",
     "a stream was stuck at the end",
     "an owner was registered again by itself",
+    "an owner was fenced by its own ghost",
     "a look-up was answered",
     "a look-up was answered over TCP",
     "a look-up was answered as stale",

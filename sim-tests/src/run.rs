@@ -208,6 +208,7 @@ impl<'s> Run<'_, 's> {
 
     fn step(&mut self) -> turmoil::Result {
         self.sim.step()?;
+        self.trace.set_now(self.sim.elapsed());
         self.supervise();
         if self.sim.elapsed() >= self.looked + LOOK {
             self.look();

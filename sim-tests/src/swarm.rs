@@ -70,12 +70,7 @@ impl Order {
     }
 
     fn spawn(&self, program: &Path) -> std::io::Result<Child> {
-        Command::new(program)
-            .args(self.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
+        spawn(program, &self.arguments())
     }
 
     /// Runs it with this program and waits for its end.
@@ -87,26 +82,58 @@ impl Order {
     }
 }
 
-/// Waits for a child; one that hangs is ended. What it says fits into a pipe.
-fn finish(mut child: Child) -> std::io::Result<Ended> {
+/// Starts a run in a process of its own.
+///
+/// # Errors
+/// When the program cannot be started.
+pub fn spawn<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> std::io::Result<Child> {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+/// Waits for a child; one that hangs is ended. What it says is read meanwhile: a full pipe would hold it up for ever.
+///
+/// # Errors
+/// When the operating system does not tell.
+pub fn finish(mut child: Child) -> std::io::Result<Ended> {
+    let (said, complained) = (child.stdout.take().map(read), child.stderr.take().map(read));
+    let text = |reader: Option<Reader>| reader.and_then(|it| it.join().ok()).unwrap_or_default();
     let begin = Instant::now();
-    while child.try_wait()?.is_none() {
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
         if begin.elapsed() > LONGEST {
             child.kill()?;
             child.wait()?;
             return Ok(Ended { ok: false, text: format!("hangs: no end within {LONGEST:?}") });
         }
         std::thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        let text = String::from_utf8_lossy(&output.stdout);
-        let last = text.lines().last().unwrap_or_default().to_owned();
+    };
+    let (said, complained) = (text(said), text(complained));
+    if status.success() {
+        let last = said.lines().last().unwrap_or_default().to_owned();
         return Ok(Ended { ok: true, text: last });
     }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    let text = if text.is_empty() { format!("ended with {}", output.status) } else { text };
+    let text = complained.trim().to_owned();
+    let text = if text.is_empty() { format!("ended with {status}") } else { text };
     Ok(Ended { ok: false, text })
+}
+
+type Reader = std::thread::JoinHandle<String>;
+
+/// Reads a pipe to its end.
+fn read(mut pipe: impl std::io::Read + Send + 'static) -> Reader {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came until then is told.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// Each seed in two processes at a time: equal last lines, which hold the hash of the whole trace.

@@ -13,12 +13,13 @@ use tokio::time::Instant;
 const SECONDS: u64 = 30;
 
 const HELP: &str = "\
-sim run --seed N [--seconds S] [--faults a,b] [--fewer K] [--trace]   one seed
+sim run --seed N [--seconds S] [--faults a,b] [--fewer K] [--trace] [--filter F]   one seed
 sim determinism [--from N] [--count C] [--seconds S]                  each seed twice: equal traces
 sim swarm [--from N] [--seeds C] [--minutes M] [--seconds S] [--jobs J] [--all-points]
 sim shrink --seed N [--seconds S]                                     a smaller run that breaks the same promise
 sim regressions                                                       seeds that have failed once
 sim scenario NAME [--seed N] [--trace]                                faults set by hand; without NAME: the list
+sim scenarios [--seed N]                                              all of them, each in a process of its own
 sim planted [--bug ID] [--runs R]                                     bugs that the suite must find";
 
 type Failure = Box<dyn std::error::Error>;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Some("shrink") => shrink(&arguments),
         Some("regressions") => regressions(),
         Some("scenario") => scenario(&arguments),
+        Some("scenarios") => all_scenarios(&arguments),
         Some("planted") => bugs(&arguments),
         Some("help") => Ok(HELP.to_owned()),
         _ => {
@@ -90,11 +92,12 @@ impl Arguments {
 
 fn one(arguments: &Arguments) -> Result<String, Failure> {
     let order = arguments.order()?;
-    report(&order.plan(), &order.command(), arguments.has("--trace"))
+    report(&order.plan(), &order.command(), arguments)
 }
 
-fn report(plan: &Plan, command: &str, print: bool) -> Result<String, Failure> {
-    let trace = Trace::begin(DEFAULT_FILTER, print);
+fn report(plan: &Plan, command: &str, arguments: &Arguments) -> Result<String, Failure> {
+    let filter = arguments.text("--filter")?.unwrap_or(DEFAULT_FILTER);
+    let trace = Trace::begin(filter, arguments.has("--trace"));
     let report = run::run(plan, &trace)?;
     let (lines, hash) = trace.summary();
     let seed = plan.seed;
@@ -200,7 +203,23 @@ fn scenario(arguments: &Arguments) -> Result<String, Failure> {
     let command = format!(
         "cargo run --release -p rollcall-sim-tests --bin sim -- scenario {name} --seed {seed} --trace"
     );
-    report(&plan, &command, arguments.has("--trace"))
+    report(&plan, &command, arguments)
+}
+
+fn all_scenarios(arguments: &Arguments) -> Result<String, Failure> {
+    let (seed, program) = (arguments.number("--seed", 1)?.to_string(), swarm::this_program()?);
+    let (mut lines, mut broken) = (Vec::new(), false);
+    for (name, what, ..) in scenarios::SCENARIOS {
+        let ended = swarm::finish(swarm::spawn(&program, &["scenario", name, "--seed", &seed])?)?;
+        broken |= !ended.ok;
+        lines.push(if ended.ok {
+            format!("{name}: ok ({what})")
+        } else {
+            format!("{name}: {}", ended.text)
+        });
+    }
+    let text = lines.join("\n");
+    if broken { Err(text.into()) } else { Ok(text) }
 }
 
 fn bugs(arguments: &Arguments) -> Result<String, Failure> {

@@ -20,15 +20,18 @@ impl Invariant for Bookmarks {
             for (service, changes) in moment.chronicle.changes() {
                 let last = changes.iter().rev().find(|change| change.revision <= mark.revision);
                 let Some(last) = last else { continue };
+                // What came and went between two looks of the watch is no difference to it.
+                let held = |revision| moment.chronicle.held(service, revision);
                 let missing = match mark.services.get(service) {
-                    Some(shown) => *shown < last.revision,
-                    None => mark.all && !last.removes,
+                    Some(shown) => *shown < last.revision && held(*shown) != held(last.revision),
+                    None => mark.all && !held(last.revision).is_empty(),
                 };
                 if missing {
                     let shown = mark.services.get(service);
+                    let event = moment.chronicle.events().get(&last.revision).map(|h| &h.event);
                     let seen = format!(
-                        "watch {}: bookmark {}, {service} changed at {}, shown is {shown:?}",
-                        mark.watch, mark.revision, last.revision
+                        "watch {}: bookmark {}, shown of {service} is {shown:?}, but then {event:?}",
+                        mark.watch, mark.revision
                     );
                     out.push(Violation::new("nothing is missing up to a bookmark", seen));
                 }

@@ -34,6 +34,9 @@ struct Slot {
     number: usize,
     guard: Option<Guard>,
     was_registered: bool,
+    /// A guard was let go of before its first registration was answered: should nobody know its outcome, it may still
+    /// come and supersede the next one.
+    may_have_ghost: bool,
 }
 
 /// Identity of an instance: owner and number.
@@ -52,7 +55,7 @@ async fn own(setup: &Setup, owner: usize, boot: u32) -> turmoil::Result {
     let mut dice = setup.dice(&format!("owner {owner} boot {boot}"));
     let client = setup.client(&mut dice);
     let mut slots: Vec<Slot> = (0..setup.plan.mix.instances)
-        .map(|number| Slot { number, guard: None, was_registered: false })
+        .map(|number| Slot { number, guard: None, was_registered: false, may_have_ghost: false })
         .collect();
     for slot in &mut slots {
         slot.guard = Some(client.keep_registered(registration(setup, owner, slot.number))?);
@@ -90,6 +93,11 @@ fn note(
     let registered = match guard.state() {
         State::Registered { .. } => true,
         State::Registering { .. } => false,
+        State::Fenced { .. } if slot.may_have_ghost => {
+            setup.oracle.points.hit("an owner was fenced by its own ghost");
+            (slot.guard, slot.was_registered, slot.may_have_ghost) = (None, false, false);
+            return Ok(());
+        }
         State::Fenced { cause, detail } => {
             let seen = format!("{} was fenced ({cause:?}): {detail}", guard.name());
             setup.oracle.complain("an owner is fenced by a newer one alone", seen);
@@ -123,6 +131,7 @@ async fn act(
         return Ok(());
     };
     let name = guard.name().clone();
+    let unanswered = guard.acknowledged().is_none();
     let state = match dice.random_range(0..8) {
         0 => AdminState::Draining,
         1 => AdminState::Maintenance,
@@ -143,6 +152,7 @@ async fn act(
         }
     }
     slot.was_registered = slot.was_registered && slot.guard.is_some();
+    slot.may_have_ghost |= unanswered && slot.guard.is_none();
     Ok(())
 }
 
