@@ -150,9 +150,8 @@ impl Node {
             let view = view.clone();
             Arc::new(move |published| view.publish(published))
         };
-        let raft = RaftSettings { allow_loopback: options.check.allow_loopback, ..options.raft };
         let replica = Replica::start(
-            raft,
+            options.raft,
             host.clone(),
             options.data_dir,
             announced,

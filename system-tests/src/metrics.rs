@@ -23,7 +23,8 @@ impl Metrics {
             rest.is_some_and(|rest| rest.starts_with([' ', '{']) && rest.starts_with(labels))
         };
         let values = self.0.lines().filter(fits).filter_map(|line| line.rsplit(' ').next());
-        values.filter_map(|value| value.parse::<f64>().ok()).sum()
+        // The sum of nothing would be -0.
+        values.filter_map(|value| value.parse::<f64>().ok()).fold(0.0, |sum, value| sum + value)
     }
 }
 

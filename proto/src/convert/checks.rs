@@ -220,7 +220,7 @@ mod tests {
         };
         let http = wire::HttpProbe {
             path: "/health?full=1".into(),
-            method: "HEAD".into(),
+            method: "GET".into(),
             headers: [("x-a".to_owned(), "1".to_owned()), ("x-b".to_owned(), "2".to_owned())]
                 .into(),
             expected: vec![

@@ -16,7 +16,7 @@ use crate::{
 };
 use rollcall_core::{
     Command, Outcome,
-    check::{Check, Checks as Declared, Probe},
+    check::{Check, Checks as Declared, Opinion, Probe},
     command::{Done, PutServicePolicy, Register, Registration, Reported},
     instance::{Endpoint, Spec, Transport, Ttl},
     name::{InstanceName, Label, ServiceName},
@@ -25,7 +25,7 @@ use rollcall_core::{
         HealthStatus::{self, Expired, Healthy, Unhealthy},
         Record,
     },
-    signals::Signals,
+    signals::{Heard, Signals, Standing},
 };
 use std::{
     io,
@@ -363,7 +363,9 @@ async fn a_generation_of_which_no_news_came_is_dropped_when_it_is_due() {
     let new = rig.register(1, Some(600), 2).await;
     rig.eventually("only the new one is probed", || rig.checks().book().generations() == new).await;
     let mut record = Record::clone(before.by_generation(old).unwrap());
-    record.signals = Signals::default();
+    let check = check_id();
+    let standings = vec![Standing { check, opinion: Opinion::STARTING }];
+    record.signals = Signals::of(Heard { standings, ..Heard::default() });
     rig.checks().book().take_up(&before, &record, rig.checks().now());
     rig.checks().0.wake.notify_one();
     rig.eventually("it is gone", || rig.checks().book().generations() == new).await;

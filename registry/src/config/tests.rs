@@ -52,7 +52,8 @@ fn the_default_is_valid_and_stays_on_loopback() {
 fn the_defaults_are_those_of_the_parts_of_a_node() {
     let config = Config::default();
     let options = config.node_options(Vec::new());
-    assert_eq!(options.raft, RaftSettings::default());
+    // All listeners are loopback, by default.
+    assert_eq!(options.raft, RaftSettings { allow_loopback: true, ..RaftSettings::default() });
     assert_eq!(format!("{:?}", options.lease), format!("{:?}", LeaseSettings::default()));
     assert_eq!(format!("{:?}", options.api), format!("{:?}", ApiSettings::default()));
     assert_eq!(config.lease.default_ttl, Spec::DEFAULT_TTL);

@@ -41,8 +41,8 @@ pub struct RaftSettings {
     pub freshness_interval: Duration,
     /// How many events the journal of the state keeps. Must be equal on all nodes.
     pub journal_events: usize,
-    /// `checks.allow_loopback`, which a node sets here from the settings of its checks. Nothing of consensus, but it must
-    /// be equal on all nodes: peers refuse each other where it is not.
+    /// `checks.allow_loopback`, as the checks have it. Nothing of consensus, but it must be equal on all nodes: peers refuse
+    /// each other where it is not.
     pub allow_loopback: bool,
 }
 

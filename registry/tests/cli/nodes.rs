@@ -1,7 +1,7 @@
 //! `dev`, `server`, `config`, and the commands about members.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -230,15 +230,22 @@ fn a_given_directory_is_kept(count: &str) {
         command.args([count, "--data-dir"]).arg(kept.path());
         let mut dev = start(command);
         let ready: serde_json::Value = serde_json::from_str(&dev.line()).unwrap();
-        (dev, ready["nodes"][0]["grpc"].as_str().unwrap().to_owned())
+        let nodes = ready["nodes"].as_array().unwrap().iter();
+        let texts = nodes.flat_map(|node| node.as_object().unwrap().values());
+        let ports: Vec<SocketAddr> = texts.filter_map(|text| text.as_str()?.parse().ok()).collect();
+        (dev, ready["nodes"][0]["grpc"].as_str().unwrap().to_owned(), ports)
     };
-    let (dev, address) = again();
+    let (dev, address, ports) = again();
     let listed =
         ["register", "web", "--id", "w", "--persistent", "--endpoint", "http=127.0.0.1:80"];
     finish(program(listed.iter().copied().chain(["--addr", &address]))).exits(0);
     dev.signal(Signal::TERM);
     dev.end().exits(0);
-    let (dev, address) = again();
+    // Ports that are kept may be lent to others meanwhile, which is not what this is about.
+    until("its ports are free", || {
+        ports.iter().all(|port| TcpListener::bind(port).is_ok() && UdpSocket::bind(port).is_ok())
+    });
+    let (dev, address, _) = again();
     let linearizable = ["resolve", "web", "--consistency", "linearizable", "--addr", &address];
     finish(program(linearizable)).exits(0);
     drop(dev);

@@ -181,7 +181,7 @@ fn a_check_is_shown_with_its_verdict_its_outputs_and_its_checker() {
     let node = registry.ready["nodes"][0]["node_id"].as_str().unwrap();
     told.shows(&["every 1s, the next probe in", "passed in", "The checker is node", node]);
     let shown = registry.json(&["check", "show", "web-1"])["checks"][0].clone();
-    assert_eq!((&shown["verdict"], &shown["kind"]), (&"PASSING".into(), &"tcp".into()));
+    assert_eq!((&shown["status"]["verdict"], &shown["kind"]), (&"PASSING".into(), &"tcp".into()));
     drop(listener);
     until("it fails", || registry.resolves("web").is_empty());
     registry.ask(&["why", "web-1"]).exits(0).shows(&["UNHEALTHY", "failed (refused)"]);

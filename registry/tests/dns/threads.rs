@@ -39,14 +39,15 @@ async fn every_thread_keeps_answers_and_shows_a_change_in_the_next_one() {
         assert_eq!(client.udp(WEB, RecordType::A).await.answers.len(), 1);
     }
     for round in 0..10 {
-        let mut other = persistent("web", "two");
+        let id = format!("two-{round}");
+        let mut other = persistent("web", &id);
         other.spec.as_mut().unwrap().endpoints[0].host = "127.0.0.2".into();
         node.enlist(vec![other]).await;
         for client in &clients[..64] {
             let reply = client.udp(WEB, RecordType::SRV).await;
             assert_eq!((reply.answers.len(), reply.additionals.len()), (2, 2), "{round}");
         }
-        node.deregister("web", "two").await;
+        node.deregister("web", &id).await;
         for client in &clients[..64] {
             let reply = client.udp(WEB, RecordType::SRV).await;
             let [answer] = &reply.answers[..] else { panic!("{round}: {reply:?}") };

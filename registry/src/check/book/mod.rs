@@ -329,7 +329,7 @@ impl Book {
         }
         let next = next_on_grid(key, interval, grid, now);
         let spread = interval * JITTER_PERCENT / 100;
-        let due = (next - spread).saturating_add(self.random.between(0, 2 * spread));
+        let due = next.saturating_sub(spread).saturating_add(self.random.between(0, 2 * spread));
         self.schedule_on_grid(key, next, due.max(now));
         changed
     }
