@@ -289,7 +289,7 @@ fn a_server_that_cannot_start_says_what_and_where() {
     std::fs::write(&file, "not a directory").unwrap();
     let ended = finish(server(directory.path())).exits(1);
     ended.says(&["start the node in", file.to_str().unwrap()]);
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let mut command = program(["server", "--listen-grpc", &address, "--data-dir"]);
     command.arg(directory.path().join("other"));
