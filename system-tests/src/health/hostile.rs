@@ -182,16 +182,12 @@ impl Targets {
                 }
                 false
             }
-            3 => {
-                let mut there = send(b"HTTP/1.1 200 OK\r\n\r\n");
-                while there && going() {
-                    there = send(&page);
-                    thread::sleep(PAGE);
-                }
-                there
-            }
-            4 => {
-                let mut there = send(b"HTTP/1.1 200 OK\r\nX-Long: ");
+            way @ (3 | 4) => {
+                let head: &[u8] = match way {
+                    3 => b"HTTP/1.1 200 OK\r\n\r\n",
+                    _ => b"HTTP/1.1 200 OK\r\nX-Long: ",
+                };
+                let mut there = send(head);
                 while there && going() {
                     there = send(&page);
                     thread::sleep(PAGE);
