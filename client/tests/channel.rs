@@ -239,6 +239,34 @@ async fn a_hedge_beats_a_backend_that_hangs_and_stays_within_its_budget() {
 }
 
 #[tokio::test]
+async fn a_hedge_that_finds_its_budget_empty_is_sent_once_there_is_some() {
+    let (hangs, good) = (Backend::start().await, Backend::start().await);
+    hangs.delay(Duration::from_secs(60));
+    let (_lists, list) = lists([hangs.address, good.address].map(instance));
+    let after = Duration::from_millis(20);
+    let hedge = Hedge { after: Some(after), budget: 0.3 };
+    let balance = web().policy(Policy::RoundRobin).hedge(hedge).retry(Retry::idempotent(2));
+    let channel =
+        Balancer::over(balance.timeout(Duration::from_secs(20)), list, 12).unwrap().channel();
+    // The first or the second call hangs: four calls pay for a hedge, two do not.
+    let held = tokio::spawn({
+        let channel = channel.clone();
+        async move {
+            health(&channel).await.unwrap();
+            health(&channel).await
+        }
+    });
+    until(|| hangs.served() == 1).await;
+    hangs.delay(Duration::ZERO);
+    // Its first moment passes with an empty budget; later calls fill that.
+    tokio::time::sleep(after * 3).await;
+    for _ in 0..10 {
+        health(&channel).await.unwrap();
+    }
+    held.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn an_endpoint_at_its_limit_is_passed_over_and_none_left_is_said() {
     let (one, two) = (Backend::start().await, Backend::start().await);
     one.delay(Duration::from_secs(60));

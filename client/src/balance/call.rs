@@ -7,6 +7,7 @@ use super::{
     deadline::Deadline,
     details::sanitize,
     endpoint::Endpoint,
+    hedge::LEAST,
     judge::{self, Judged, Repeat},
     observe::{Outcome, Why},
     pick::{Core, Hint, Pick, PickError},
@@ -187,10 +188,13 @@ impl<P: Protocol> Call<P> {
                 Some(ended) = flying.next() => ended,
                 () = at(hedge_at), if hedge_at.is_some() => {
                     hedge_at = None;
-                    if self.has_others()
-                        && self.core.hedges.withdraw()
-                        && let Ok(hedge) = self.launch(Why::Hedge)
-                    {
+                    if !self.has_others() {
+                        continue;
+                    }
+                    if !self.core.hedges.withdraw() {
+                        // Calls that are only a little late use up the budget too: one that hangs asks again.
+                        hedge_at = self.hedge_at();
+                    } else if let Ok(hedge) = self.launch(Why::Hedge) {
                         flying.push(hedge);
                     }
                     continue;
@@ -269,7 +273,8 @@ impl<P: Protocol> Call<P> {
             return None;
         }
         let wait = hedge.after.or_else(|| self.core.delays.usual())?;
-        Some(Instant::now() + wait)
+        // Also what was asked for: a call whose budget is used up comes back here.
+        Some(Instant::now() + wait.max(LEAST))
     }
 
     /// How long to wait before the next attempt; `None` = there is none.

@@ -10,7 +10,7 @@ const BUCKETS: usize = 128;
 /// Calls below which there is no telling.
 const CALLS_MIN: u64 = 50;
 /// Shortest wait before a hedge.
-const LEAST: Duration = Duration::from_millis(1);
+pub(super) const LEAST: Duration = Duration::from_millis(1);
 
 /// Counts by latency, halved in each interval, so that old ones fade.
 #[derive(Debug)]

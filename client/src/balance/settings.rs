@@ -51,10 +51,11 @@ pub struct Retry {
 /// wins.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hedge {
-    /// Wait before the second attempt; default: the 95th percentile of recent calls, at least 1 ms. That is known from
+    /// Wait before the second attempt; at least 1 ms; default: the 95th percentile of recent calls. That is known from
     /// the end of the first interval of [`super::Ejection`] (10 s) on, after 50 calls: until then nothing is hedged.
     pub after: Option<Duration>,
-    /// Share of calls that may be hedged, measured over 10 s. Default 0.05.
+    /// Share of calls that may be hedged, measured over 10 s; where it is used up, a call that still waits asks again
+    /// after each further `after`. Default 0.05.
     pub budget: f32,
 }
 
