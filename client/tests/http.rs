@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use rollcall_client::{
     Attempt, Balance, Balancer, BodyError, CallError, Deadline, Ejection, Http, HttpLayer,
-    Idempotent, Observer, Outcome, Policy, Retry,
+    Idempotent, Observer, Outcome, Policy, Retry, v1,
 };
 use std::{
     convert::Infallible,
@@ -116,6 +116,23 @@ async fn a_post_that_was_never_sent_is_sent_elsewhere_even_as_a_stream() {
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 4);
     assert!(seen.iter().all(|(_, _, body)| body == "one,two"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_retry_leaves_the_zone_where_nobody_else_is_in_it() {
+    let ((bad, asked), (good, _)) = (server(503).await, server(200).await);
+    let placed = |(address, zone): (SocketAddr, &str)| {
+        let mut instance = instance(address);
+        let locality = v1::Locality { zone: zone.to_owned(), ..v1::Locality::default() };
+        instance.spec.as_mut().unwrap().locality = Some(locality);
+        instance
+    };
+    let (_, list) = lists([(bad, "a"), (good, "b")].map(placed));
+    let mut http = Balancer::over(in_turn().zone("a"), list, 1).unwrap().http(hyper());
+    for _ in 0..4 {
+        assert_eq!(http.call(request("PUT", "seven")).await.unwrap().status(), 200);
+    }
+    assert_eq!(asked.lock().unwrap().len(), 4, "the near one is always asked first");
 }
 
 #[tokio::test]

@@ -2,9 +2,11 @@
 
 mod support;
 
-use rollcall_client::{Builder, Client, Registration, Selection, State, v1};
-use std::time::Duration;
-use support::{Running, Settings, leader_of, three, within};
+use rollcall_client::{
+    Balance, Builder, Client, HealthReport, Policy, Registration, Selection, State, v1,
+};
+use std::{collections::BTreeMap, time::Duration};
+use support::{Running, Settings, eventually, leader_of, stop, three, within};
 
 fn client(nodes: &[Running]) -> Client {
     let addresses = nodes.iter().map(|running| running.node.listen.grpc.to_string());
@@ -52,4 +54,37 @@ async fn registrations_watches_and_tails_live_through_the_loss_of_a_leader() {
         assert_eq!(event.revision, revision, "each event once: {event:?}");
     }
     client.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_instance_says_so_at_one_node_and_callers_at_another_pick_it_less() {
+    let nodes = three(&Settings::default()).await;
+    let (owner, caller) = (client(&nodes[..1]), client(&nodes[1..2]));
+    let (mut guards, figures) = (Vec::new(), [("busy", 8000, 0.9), ("idle", 8001, 0.3)]);
+    for (id, port, share) in figures {
+        let here = ([127, 0, 0, 1], port).into();
+        let registration = Registration::new("web").id(id).endpoint("http", here);
+        let said = move || HealthReport::healthy().utilization(share);
+        guards.push(
+            owner.register(registration.ttl(Duration::from_secs(2)).health(said)).await.unwrap(),
+        );
+    }
+    let balance = Balance::service("web").unwrap().policy(Policy::WeightedRoundRobin);
+    let balancer = caller.balance(balance).unwrap();
+    balancer.ready(Duration::from_secs(10)).await.unwrap();
+    // 0.3 to 0.9: three of four picks are those of the idle one.
+    let picked = || {
+        let mut picks = BTreeMap::new();
+        for _ in 0..400 {
+            *picks.entry(balancer.pick().unwrap().address().port()).or_insert(0) += 1;
+        }
+        picks
+    };
+    eventually("the shares follow", || {
+        let picks = picked();
+        (80..=120).contains(&picks[&8000]) && picks[&8000] + picks[&8001] == 400
+    })
+    .await;
+    drop(guards);
+    stop(nodes).await;
 }
