@@ -14,9 +14,6 @@ use crate::{
 use rollcall_core::name::InstanceId;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Types that are counted each by itself; all others, which can be made up too, count together.
-const KINDS: [u16; 6] = [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, kind::HTTPS];
-
 impl Lookup<'_> {
     /// The class of the reply. Cheap, however large a service is.
     pub(crate) fn class(&self, question: &Question<'_>) -> Class {
@@ -55,7 +52,8 @@ impl Lookup<'_> {
     }
 
     fn counted(&self, word: &[u8], namespace: &str, service: &str) -> Class {
-        let kind = if KINDS.contains(&self.kind) { self.kind } else { 0 };
+        // The others, which can be made up too, count together.
+        let kind = if kind::OF_SERVICES.contains(&self.kind) { self.kind } else { 0 };
         let mut hash = Xxh3::new();
         hash.update(&kind.to_be_bytes());
         for part in [word, namespace.as_bytes(), service.as_bytes()] {

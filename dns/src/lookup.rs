@@ -26,8 +26,10 @@ use std::{net::IpAddr, sync::Arc};
 pub(crate) enum Found {
     /// The name does not exist (NXDOMAIN).
     Unknown,
-    /// It exists, but holds nothing of that type (NODATA).
+    /// It exists, but selects no instances, or has no records of any such type (NODATA).
     Empty,
+    /// It selects instances, but they have no records of that type (NODATA).
+    NoneOfType,
     /// Addresses of a service, of which a subset is as good.
     Addresses(Vec<Address>, Terms),
     /// Places of a service, of which the client must be told when some are missing.
@@ -71,9 +73,6 @@ const TEXT_MAX: usize = 255;
 /// A record whose owner is a pointer, before its data; the largest message of all.
 const RECORD_HEAD: usize = 12;
 const MESSAGE_MAX: usize = u16::MAX as usize;
-/// Types of records that a service has.
-const SERVICE_KINDS: [u16; 6] =
-    [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, kind::HTTPS];
 
 /// One look into the catalogue.
 #[derive(Debug, Clone, Copy)]
@@ -225,13 +224,17 @@ impl Lookup<'_> {
         if self.kind == kind::ANY {
             return self.any();
         }
-        let browse = self.settings.browse && matches!(by, Select::Transport { browse: true, .. });
-        if !(SERVICE_KINDS.contains(&self.kind) || self.kind == kind::PTR && browse) {
+        if !self.has_kind(by) {
             return Found::Empty;
         }
         let shown = shown(service, target, by, self.locality);
         let terms = self.service_terms(service, &shown);
-        let found = |empty: bool, found: Found| if empty { Found::Empty } else { found };
+        let selects = !shown.instances.is_empty();
+        let found = |empty: bool, found: Found| match (empty, selects) {
+            (false, _) => found,
+            (true, true) => Found::NoneOfType,
+            (true, false) => Found::Empty,
+        };
         match self.kind {
             kind::A | kind::AAAA => {
                 let addresses = shown.addresses(self.kind == kind::A, self.settings.local_min);
@@ -260,6 +263,33 @@ impl Lookup<'_> {
                 found(rows.is_empty(), Found::Rows(rows, terms))
             }
             _ => Found::Empty,
+        }
+    }
+
+    /// Whether a service that is asked for in that way can have records of the type.
+    fn has_kind(&self, by: &Select<'_>) -> bool {
+        let browse = self.settings.browse && matches!(by, Select::Transport { browse: true, .. });
+        kind::OF_SERVICES.contains(&self.kind) || self.kind == kind::PTR && browse
+    }
+
+    /// How many records of the catalogue an answer has to look at.
+    pub(crate) fn cost(&self, question: &Question<'_>) -> usize {
+        let all = |target| self.known(target).map_or(0, |service| service.instances.len());
+        match question {
+            Question::Service(target, by) if self.has_kind(by) => all(target),
+            Question::Instance(target, _) => all(target),
+            Question::ServiceTypes(_) if self.settings.browse => {
+                self.catalog.state.services().len()
+            }
+            Question::Service(..)
+            | Question::ServiceTypes(_)
+            | Question::Apex
+            | Question::Empty
+            | Question::Nothing
+            | Question::WithinService(_)
+            | Question::Node(_)
+            | Question::Address(_)
+            | Question::Reverse(_) => 0,
         }
     }
 

@@ -174,9 +174,11 @@ impl<'a> Reply<'a> {
         }
         let code = match found {
             Found::Unknown => code::NX_DOMAIN,
-            Found::Empty | Found::Addresses(..) | Found::Places(..) | Found::Rows(..) => {
-                code::NO_ERROR
-            }
+            Found::Empty
+            | Found::NoneOfType
+            | Found::Addresses(..)
+            | Found::Places(..)
+            | Found::Rows(..) => code::NO_ERROR,
         };
         Self { lookup: Some(lookup), code, found, why, slipped: false }
     }
@@ -283,7 +285,7 @@ fn write(
 ) -> bool {
     let Some(lookup) = &reply.lookup else { return false };
     match &reply.found {
-        Found::Unknown | Found::Empty => {
+        Found::Unknown | Found::Empty | Found::NoneOfType => {
             let owner = Owner::Question(lookup.apex);
             let soa = (kind::SOA, lookup.negative_ttl());
             writer.record(Section::Authority, owner, soa, &lookup.soa()).is_none()

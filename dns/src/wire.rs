@@ -32,6 +32,10 @@ pub(crate) mod kind {
     pub(crate) const SVCB: u16 = 64;
     pub(crate) const HTTPS: u16 = 65;
     pub(crate) const ANY: u16 = 255;
+
+    /// Types of records that a service has, and that are asked for often. Whoever asks for others makes up as many as
+    /// there are.
+    pub(crate) const OF_SERVICES: [u16; 6] = [A, AAAA, SRV, TXT, SVCB, HTTPS];
 }
 
 /// Whose record it is.

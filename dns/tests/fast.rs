@@ -163,6 +163,67 @@ fn what_costs_much_and_is_not_kept_leaves_the_thread() {
     assert!(!taken("a.b.big.service", RecordType::A, 20));
 }
 
+/// A service of so many instances; every seventh is blue.
+fn large(count: usize) -> Given {
+    let mut given = web();
+    let instance = |i: usize| {
+        let mut spec = spec(&format!("10.1.{}.{}:80", i / 250, i % 250));
+        spec.tags = if i % 7 == 0 { vec!["blue".into()] } else { Vec::new() };
+        (format!("big/i{i}"), spec)
+    };
+    given.register_all((0..count).map(instance).collect());
+    given
+}
+
+#[test]
+fn a_tag_that_is_asked_for_stays_on_the_thread_through_changes_and_for_every_type() {
+    let mut given = large(4_800);
+    let mut fast = fast(Settings::default());
+    // All at one moment: the service can be looked through four times, and no more.
+    let mut taken = |given: &Given, name: &str, kind| {
+        let bytes = question(&format!("{name}.{D}"), kind, None);
+        ask(&mut fast, given, &bytes, &How::default()).map(|(outcome, _)| outcome)
+    };
+    let blue = "blue.big.service";
+    // nginx and glibc ask for both families, whatever there is.
+    let kinds = [RecordType::A, RecordType::AAAA, RecordType::SRV];
+    for round in 0..100 {
+        given.register(&format!("big/other-{round}"), spec("10.2.0.1:80"));
+        for kind in kinds {
+            assert!(taken(&given, blue, kind).is_some(), "{round}: {kind}");
+        }
+    }
+    // What looks at nothing costs nothing.
+    for kind in [RecordType::MX, RecordType::NAPTR] {
+        assert!((0..100).all(|_| taken(&given, blue, kind).is_some()), "{kind}");
+    }
+    // The fourth time; whoever lost the tag is asked for once more, and then is as unknown as any other word.
+    assert!(taken(&given, "a.b.big.service", RecordType::A).is_some());
+    assert!(taken(&given, "x.big.service", RecordType::A).is_none());
+    for i in (0..4_800).step_by(7) {
+        given.deregister(&format!("big/i{i}"));
+    }
+    assert!(taken(&given, blue, RecordType::A).is_some());
+    assert!(taken(&given, blue, RecordType::A).is_none());
+}
+
+#[test]
+fn what_the_rate_limit_stops_costs_the_others_nothing() {
+    let given = large(5_000);
+    let mut settings = Settings::default();
+    let rate = settings.rate.as_mut().unwrap();
+    (rate.answers, rate.window, rate.slip, rate.exempt) = (1, 1, 0, Vec::new());
+    let mut fast = fast(settings);
+    let mut taken = |name: &str, peer: &str| {
+        let bytes = question(&format!("{name}.{D}"), RecordType::A, None);
+        ask(&mut fast, &given, &bytes, &How::default().from(peer)).map(|(outcome, _)| outcome)
+    };
+    let asked = (0..100).filter_map(|i| taken(&format!("x{i}.big.service"), "192.0.2.1"));
+    let sent = asked.filter(|outcome| matches!(outcome, Outcome::Reply(_))).count();
+    assert_eq!(sent, 1);
+    assert!(taken("blue.big.service", "198.51.100.1").is_some());
+}
+
 #[test]
 fn the_answers_about_ten_thousand_services_stay_in_the_memory_of_a_thread() {
     // A tenth of both.

@@ -1,7 +1,8 @@
 //! How much one thread may search for answers that it will not keep. Pure: the clock is an argument.
 //!
 //! Above it they go to another thread, over a queue with a bound. So whoever asks large services for tags that nobody has
-//! costs the other clients of the thread a small share of its time, and tags that somebody has are still found here.
+//! costs the other clients of the thread a small share of its time. An answer that was kept once needs no allowance when a
+//! change has overtaken it.
 
 use std::time::Duration;
 
@@ -42,6 +43,14 @@ impl Allowance {
         self.left = left.unwrap_or(self.left);
         left.is_some()
     }
+
+    /// They were not looked at after all.
+    pub(super) fn give_back(&mut self, records: usize) {
+        if records > SMALL {
+            let records = u64::try_from(records).unwrap_or(u64::MAX).saturating_mul(RECORD);
+            self.left = self.left.saturating_add(records).min(AT_ONCE * RECORD);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -56,6 +65,9 @@ mod tests {
         assert!((0..100_000).all(|_| allowance.spend(SMALL, AT(0))));
         assert!(allowance.spend(20_000, AT(0)), "the largest service, once");
         assert!(!allowance.spend(257, AT(0)));
+        allowance.give_back(300);
+        allowance.give_back(SMALL);
+        assert!(allowance.spend(300, AT(0)) && !allowance.spend(257, AT(0)));
         assert!(!allowance.spend(20_000, AT(199)));
         assert!(allowance.spend(20_000, AT(200)), "five a second");
         let large = (0..1_000).filter(|ms| allowance.spend(2_000, AT(200 + ms))).count();

@@ -64,6 +64,16 @@ struct Kept {
     entry: Entry,
 }
 
+/// What is known of a question.
+pub(super) enum Known<'a> {
+    /// An entry that holds, and its class.
+    Holds(&'a Entry, Class),
+    /// One that was kept, and that a change has overtaken.
+    Overtaken,
+    /// Nothing.
+    Absent,
+}
+
 /// The keys are hashes already.
 #[derive(Debug, Default)]
 struct Ready(u64);
@@ -141,23 +151,30 @@ impl Cache {
         xxh3_64_with_seed(key, self.seed)
     }
 
-    /// The entry of a key and its class, as long as it holds.
-    pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Option<(&Entry, Class)> {
+    /// What is known of a key.
+    pub(super) fn get(&mut self, hash: u64, key: &[u8]) -> Known<'_> {
         if let Some(kept) = self.old.remove(&hash) {
             self.put(hash, kept);
         }
-        let kept = self.young.get_mut(&hash)?;
-        if *kept.key != *key {
-            return None;
-        }
+        let kept = match self.young.get_mut(&hash) {
+            Some(kept) if *kept.key == *key => kept,
+            _ => return Known::Absent,
+        };
         // What has held in this turn needs no second look.
         if kept.held != self.turn {
             if self.marks[kept.mark] > kept.held {
-                return None;
+                return Known::Overtaken;
             }
             kept.held = self.turn;
         }
-        Some((&kept.entry, kept.class))
+        Known::Holds(&kept.entry, kept.class)
+    }
+
+    /// Forgets what was [`Known::Overtaken`].
+    pub(super) fn remove(&mut self, hash: u64) {
+        if let Some(kept) = self.young.remove(&hash) {
+            self.bytes -= kept.size();
+        }
     }
 
     /// Keeps an entry that was built from what was last followed. One that is larger than half of the memory is not kept.
@@ -228,10 +245,10 @@ mod tests {
         ServiceName::parse("", "web").expect("a name")
     }
 
-    fn apex(entry: Option<(&Entry, Class)>) -> Option<usize> {
-        match entry?.0 {
-            Entry::Nothing { apex, .. } => Some(*apex),
-            Entry::Addresses(_) | Entry::Places(_) => None,
+    fn apex(known: &Known<'_>) -> Option<usize> {
+        match known {
+            Known::Holds(Entry::Nothing { apex, .. }, _) => Some(*apex),
+            Known::Holds(..) | Known::Overtaken | Known::Absent => None,
         }
     }
 
@@ -246,7 +263,7 @@ mod tests {
             let before = cache.young.len();
             cache.insert((1 + i, &key), &service(), nothing(0));
             flips += usize::from(cache.young.len() < before);
-            assert_eq!(apex(cache.get(0, b"often")), Some(7), "{i}");
+            assert_eq!(apex(&cache.get(0, b"often")), Some(7), "{i}");
             let kept = cache.young.values().chain(cache.old.values()).map(Kept::size);
             assert!(kept.sum::<usize>() <= MEMORY);
             let slots = cache.young.capacity() + cache.old.capacity();
@@ -259,7 +276,7 @@ mod tests {
     fn an_entry_that_is_larger_than_the_memory_is_not_kept() {
         let mut cache = Cache::new(1_000, 1);
         cache.insert((0, &[0; 400]), &service(), nothing(7));
-        assert!(cache.get(0, &[0; 400]).is_none());
+        assert!(matches!(cache.get(0, &[0; 400]), Known::Absent));
         assert_eq!(cache.bytes, 0);
     }
 
@@ -267,9 +284,9 @@ mod tests {
     fn two_questions_with_one_hash_are_told_apart() {
         let mut cache = Cache::new(MEMORY, 1);
         cache.insert((0, b"one"), &service(), nothing(1));
-        assert!(cache.get(0, b"two").is_none());
+        assert!(matches!(cache.get(0, b"two"), Known::Absent));
         cache.insert((0, b"two"), &service(), nothing(2));
-        assert_eq!(apex(cache.get(0, b"two")), Some(2));
-        assert!(cache.get(0, b"one").is_none());
+        assert_eq!(apex(&cache.get(0, b"two")), Some(2));
+        assert!(matches!(cache.get(0, b"one"), Known::Absent));
     }
 }

@@ -113,7 +113,7 @@ impl Entry {
         let nothing = |code| Self::Nothing { code, domain: place.domain, apex: place.apex };
         match found {
             Found::Unknown => Ok(nothing(code::NX_DOMAIN)),
-            Found::Empty => Ok(nothing(code::NO_ERROR)),
+            Found::Empty | Found::NoneOfType => Ok(nothing(code::NO_ERROR)),
             Found::Addresses(addresses, terms) => {
                 Ok(Self::Addresses(Rows::addresses(addresses, kind, terms)))
             }

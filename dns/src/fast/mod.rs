@@ -14,7 +14,7 @@ mod write;
 use crate::{
     Catalog, DropReason, Front, Outcome, Query, Standing,
     instances::service_name,
-    lookup::{Found, Lookup},
+    lookup::Found,
     message::code,
     name::Name,
     question::{self, Question, Select},
@@ -23,7 +23,7 @@ use crate::{
     wire::kind,
 };
 use allowance::Allowance;
-use cache::Cache;
+use cache::{Cache, Known};
 use entry::Entry;
 use parse::{Parsed, parse};
 use rollcall_core::name::ServiceName;
@@ -32,9 +32,6 @@ use write::{Desk, Job};
 
 /// Longest key: a name, a type, a locality.
 const KEY_MAX: usize = 255 + 2 + 4;
-
-/// Types that are asked for often. Whoever asks for others makes up as many as there are.
-const KINDS: [u16; 6] = [kind::A, kind::AAAA, kind::SRV, kind::TXT, kind::SVCB, kind::HTTPS];
 
 /// The fast path of one thread.
 #[derive(Debug)]
@@ -88,23 +85,27 @@ impl Fast {
         let hash = own.cache.hash(key);
         let cookie = respond::judge_cookie(query, parsed.extensions.as_ref(), catalog);
         let job = Job { settings, query, parsed: &parsed, catalog, client, cookie };
-        if let Some((entry, class)) = own.cache.get(hash, key) {
-            let refused = over_limit(front, &job, class, reply);
-            let write = || Outcome::Reply(own.desk.write(&job, entry, reply));
-            return Some(refused.unwrap_or_else(write));
-        }
+        let overtaken = match own.cache.get(hash, key) {
+            Known::Holds(entry, class) => {
+                let refused = over_limit(front, &job, class, reply);
+                let write = || Outcome::Reply(own.desk.write(&job, entry, reply));
+                return Some(refused.unwrap_or_else(write));
+            }
+            Known::Overtaken => true,
+            Known::Absent => false,
+        };
         let name = Name::read(parsed.question)?;
-        own.make(front, &job, (hash, key), name, reply)
+        own.make(front, &job, Key { hash, key, overtaken }, name, reply)
     }
 }
 
 impl Own {
-    /// Answers what is not kept, and keeps it where that is of use.
+    /// Answers what is not kept, or not any more, and keeps it where that is of use.
     fn make(
         &mut self,
         front: &Front,
         job: &Job<'_>,
-        (hash, key): (u64, &[u8]),
+        Key { hash, key, overtaken }: Key<'_>,
         name: Name,
         reply: &mut Vec<u8>,
     ) -> Option<Outcome> {
@@ -117,18 +118,23 @@ impl Own {
         };
         let question = &place.question;
         let lookup = respond::look_up(front, query, catalog, kind, &place);
-        if !will_be_kept(question, kind)
-            && !self.allowance.spend(cost(&lookup, question), query.now)
-        {
+        // What was kept once is asked for, and there are only so many such names.
+        let free = overtaken || will_be_kept(question, kind);
+        let cost = if free { 0 } else { lookup.cost(question) };
+        if !self.allowance.spend(cost, query.now) {
             return None;
         }
         let class = lookup.class(question);
         let refused = over_limit(front, job, class, reply);
         if refused.is_some() {
+            self.allowance.give_back(cost);
             return refused;
         }
         let found = lookup.find(question);
         let keep = may_keep(catalog, question, &found);
+        if overtaken && keep.is_none() {
+            self.cache.remove(hash);
+        }
         let entry = if makes_entry(&place, kind) {
             Entry::new(found, &place, kind, lookup.domain)
         } else {
@@ -149,6 +155,13 @@ impl Own {
             }
         }))
     }
+}
+
+/// Where an answer is kept, or was.
+struct Key<'a> {
+    hash: u64,
+    key: &'a [u8],
+    overtaken: bool,
 }
 
 /// What the rate limit wants in the place of a reply of that class; `None`: it may be sent.
@@ -182,23 +195,6 @@ fn key<'a>(buffer: &'a mut [u8; KEY_MAX], parsed: &Parsed<'_>, locality: Option<
     &buffer[..end + 6]
 }
 
-/// How many records of the catalogue an answer has to look at.
-fn cost(lookup: &Lookup<'_>, question: &Question<'_>) -> usize {
-    match question {
-        Question::Service(target, _) | Question::Instance(target, _) => {
-            lookup.known(target).map_or(0, |service| service.instances.len())
-        }
-        Question::ServiceTypes(_) => lookup.catalog.state.services().len(),
-        Question::Apex
-        | Question::Empty
-        | Question::Nothing
-        | Question::WithinService(_)
-        | Question::Node(_)
-        | Question::Address(_)
-        | Question::Reverse(_) => 0,
-    }
-}
-
 /// Whether the look-up is worth its cost whatever it finds: the plain name of a service. With a tag, a port or a zone
 /// it only is if there are such.
 fn will_be_kept(question: &Question<'_>, kind: u16) -> bool {
@@ -214,7 +210,7 @@ fn will_be_kept(question: &Question<'_>, kind: u16) -> bool {
 /// Whether the answer is one that entries are made of; the others are rare, and written record by record.
 fn makes_entry(place: &question::Place<'_>, kind: u16) -> bool {
     let plain = match place.question {
-        Question::Service(..) => KINDS.contains(&kind),
+        Question::Service(..) => kind::OF_SERVICES.contains(&kind),
         Question::WithinService(_) | Question::Nothing | Question::Empty => true,
         Question::Apex
         | Question::Instance(..)
