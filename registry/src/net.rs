@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,6 +51,10 @@ pub trait Net: fmt::Debug + Send + Sync + 'static {
 pub trait Listener: fmt::Debug + Send + Sync + 'static {
     /// The address with the port that was taken.
     fn local_addr(&self) -> io::Result<SocketAddr>;
+    /// Takes its events from the runtime that is current now, and no longer from that in which it began to listen.
+    fn move_here(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// The next connection.
     fn accept(&mut self) -> BoxFuture<'_, io::Result<Connection>>;
 }
@@ -226,6 +231,12 @@ fn without_delay(stream: TcpStream) -> io::Result<Connection> {
 impl Listener for TcpListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Self::local_addr(self)
+    }
+
+    fn move_here(&mut self) -> io::Result<()> {
+        let socket = std::net::TcpListener::from(self.as_fd().try_clone_to_owned()?);
+        *self = Self::from_std(socket)?;
+        Ok(())
     }
 
     fn accept(&mut self) -> BoxFuture<'_, io::Result<Connection>> {

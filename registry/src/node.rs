@@ -3,7 +3,7 @@
 use crate::{
     api::{Api, ApiSettings, Parts, cut::cuttable, watch::hub::Hub},
     check::{CheckSettings, Checks, peer::CheckServer},
-    dns::{Dns, DnsSettings, DnsSockets, stats::DnsStats},
+    dns::{Dns, DnsError, DnsSettings, DnsSockets, stats::DnsStats},
     host::Host,
     http,
     lease::{LeaseSettings, Leases, relay::RelayServer},
@@ -81,9 +81,9 @@ pub enum NodeError {
         /// Why not.
         source: io::Error,
     },
-    /// A setting of DNS is out of its bounds.
-    #[error("dns.{0}")]
-    Dns(rollcall_core::name::Invalid),
+    /// DNS could not start.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     /// Consensus could not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -174,8 +174,7 @@ impl Node {
             Routes::new(relay).add_service(CheckPeerServer::new(CheckServer(checks.clone())));
         // Before the first peer comes: DNS must know whether there was anything on the disk.
         let dns =
-            Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone())
-                .map_err(NodeError::Dns)?;
+            Dns::start(&options.dns, sockets.dns, host.clone(), replica.clone(), view.clone())?;
         replica.serve_peers(sockets.peer, peers);
         let (draining, marking) = (CancellationToken::new(), hub.clone().run());
         let parts = Parts { replica: replica.clone(), view, leases, checks, hub, host };

@@ -26,6 +26,8 @@ pub struct Arrival<'a> {
     pub transport: Transport,
     /// Random bits, new for each query.
     pub random: u64,
+    /// When it came, by the clock of the desk, if it has waited since; that counts as time to answer it.
+    pub waited_since: Option<Duration>,
 }
 
 /// Answers queries for all sockets of a node.
@@ -107,7 +109,7 @@ impl Desk {
         shard: usize,
         answer: impl FnOnce(&Query<'_>, &Catalog<'_>) -> Option<Outcome>,
     ) -> Option<bool> {
-        let Arrival { bytes, peer, transport, random } = arrival;
+        let Arrival { bytes, peer, transport, random, waited_since } = arrival;
         let now = self.clock.monotonic();
         let unix = self.clock.wall_ms() / 1000;
         let query = Query { bytes, peer, transport, now, unix, random };
@@ -124,7 +126,7 @@ impl Desk {
             cookies: cookies.as_ref(),
         };
         let outcome = answer(&query, &catalog)?;
-        let took = self.clock.monotonic().saturating_sub(now);
+        let took = self.clock.monotonic().saturating_sub(waited_since.unwrap_or(now));
         Some(match outcome {
             Outcome::Reply(answered) => {
                 self.stats.answered(shard, transport, &answered, took);

@@ -72,6 +72,17 @@ impl DnsSettings {
     }
 }
 
+/// Why DNS does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DnsError {
+    /// A setting is out of its bounds.
+    #[error("dns.{0}")]
+    Setting(Invalid),
+    /// The system gives no more threads or files.
+    #[error("start the threads of DNS: {0}; raise the limits of this user, or lower dns.threads")]
+    Threads(io::Error),
+}
+
 /// The sockets of one address, TCP and UDP on one port.
 #[derive(Debug)]
 pub struct DnsSockets {
@@ -129,15 +140,15 @@ impl Dns {
     /// Begins to answer.
     ///
     /// # Errors
-    /// A setting out of its bounds, named.
+    /// A setting out of its bounds, or a thread that cannot be had.
     pub fn start(
         settings: &DnsSettings,
         sockets: DnsSockets,
         host: Host,
         replica: Replica,
         view: View,
-    ) -> Result<Self, Invalid> {
-        let front = Front::new(settings.front.clone())?;
+    ) -> Result<Self, DnsError> {
+        let front = Front::new(settings.front.clone()).map_err(DnsError::Setting)?;
         let (shards, tcp_shard) = match &sockets.udp {
             // One more for what is unusual, and one for TCP.
             Udp::Threads(sockets) => (sockets.len() + 2, sockets.len() + 1),
@@ -154,16 +165,17 @@ impl Dns {
         let mut threads = Threads::default();
         let (random, port) = (host.random.clone(), sockets.address.port());
         let server = tcp::TcpServer::new(desk.clone(), settings.tcp.clone(), tcp_shard, random);
-        let tcp = server.serve(sockets.tcp, stopping.clone());
+        let stop = stopping.clone();
         match sockets.udp {
-            Udp::Threads(sockets) => {
-                threads.start(sockets, &desk, &host.random);
-                threads.run(&format!("dns-{port}-tcp"), tcp);
+            Udp::Threads(udp) => {
+                threads.start(udp, &desk, &host.random).map_err(DnsError::Threads)?;
+                let name = format!("dns-{port}-tcp");
+                threads.serve(&name, server, sockets.tcp, stop).map_err(DnsError::Threads)?;
             }
             Udp::Loop(socket) => {
                 let random = host.random.bits();
                 tasks.spawn(udp::answer_loop(socket, desk.clone(), random, stopping.clone()));
-                tasks.spawn(tcp);
+                tasks.spawn(server.serve(sockets.tcp, stop));
             }
         }
         Ok(Self { desk, threads, tasks, stopping })

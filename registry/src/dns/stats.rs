@@ -138,7 +138,10 @@ impl DnsStats {
     /// Names of the metrics and what they mean.
     pub const NAMES: [(&'static str, &'static str); 8] = [
         ("dns_queries", "DNS queries answered, by type, code, transport and path"),
-        ("dns_seconds", "Time to answer a DNS query, by transport"),
+        (
+            "dns_seconds",
+            "Time to answer a DNS query, waiting for the full path included, by transport",
+        ),
         ("dns_drops", "DNS queries that got no reply, by reason"),
         ("dns_truncated", "DNS replies with TC, for lack of space"),
         ("dns_slipped", "DNS replies cut short by the rate limit, so that the client comes by TCP"),
@@ -211,7 +214,14 @@ impl DnsStats {
 
     /// Queries that got a reply.
     pub fn replies(&self) -> u64 {
-        (0..CELLS).map(|cell| self.sum(|shard| &shard.answered[cell])).sum()
+        self.replies_by_thread().iter().sum()
+    }
+
+    /// The same for each thread: those of the UDP sockets, that of what is unusual, that of TCP.
+    pub fn replies_by_thread(&self) -> Vec<u64> {
+        let of =
+            |shard: &Shard| shard.answered.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        self.shards.iter().map(of).collect()
     }
 
     /// Queries that got a reply put together from records in wire form.

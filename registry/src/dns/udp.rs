@@ -6,11 +6,15 @@
 use super::{
     desk::{Arrival, Desk},
     stats::Dropped,
+    tcp::TcpServer,
 };
-use crate::{host::Random, net::Datagrams};
+use crate::{
+    host::Random,
+    net::{Datagrams, Listener},
+};
 use rollcall_dns::{Fast, Transport};
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{SocketAddr, UdpSocket},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -31,6 +35,8 @@ const UNUSUAL: usize = 1_024;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the thread for them looks whether it shall stop.
 const LOOK: Duration = Duration::from_millis(100);
+/// Bytes of records that all threads may keep together.
+const NODE_MEMORY: usize = 512 << 20;
 /// Pause after an error of the socket itself.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -43,11 +49,20 @@ pub(super) struct Threads {
 
 impl Threads {
     /// Starts a thread for each socket, and one for what is unusual.
-    pub(super) fn start(&mut self, sockets: Vec<UdpSocket>, desk: &Arc<Desk>, random: &Random) {
+    ///
+    /// # Errors
+    /// When the system gives no more threads; those that run end with this value.
+    pub(super) fn start(
+        &mut self,
+        sockets: Vec<UdpSocket>,
+        desk: &Arc<Desk>,
+        random: &Random,
+    ) -> io::Result<()> {
         let (unusual, waiting) = sync_channel(UNUSUAL);
         let port = sockets.first().and_then(|socket| socket.local_addr().ok());
         let port = port.map_or(0, |address| address.port());
         let full_shard = sockets.len();
+        let memory = memory(sockets.len());
         for (shard, socket) in sockets.into_iter().enumerate() {
             let thread = Thread {
                 socket: Arc::new(socket),
@@ -57,26 +72,35 @@ impl Threads {
                 unusual: unusual.clone(),
                 stop: self.stop.clone(),
             };
-            let fast = desk.fast(Fast::MEMORY, random.bits());
-            self.spawn(&format!("dns-{port}-{shard}"), move || thread.run(fast));
+            let fast = desk.fast(memory, random.bits());
+            self.spawn(&format!("dns-{port}-{shard}"), move || thread.run(fast))?;
         }
         let full = Full { waiting, desk: desk.clone(), shard: full_shard, stop: self.stop.clone() };
-        self.spawn(&format!("dns-{port}-full"), move || full.run());
+        self.spawn(&format!("dns-{port}-full"), move || full.run())
     }
 
-    /// Runs a task on a thread of its own, with timers and sockets of its own, until it ends by itself.
-    pub(super) fn run(&mut self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
-        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => self.spawn(name, move || runtime.block_on(task)),
-            Err(error) => tracing::error!(%error, name, "start a runtime for DNS"),
-        }
+    /// Serves connections on a thread of its own, with timers and sockets of its own, until it shall stop.
+    ///
+    /// # Errors
+    /// When the system gives no more threads or files.
+    pub(super) fn serve(
+        &mut self,
+        name: &str,
+        server: TcpServer,
+        mut listener: Box<dyn Listener>,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Else a busy runtime of the node, in which it began to listen, would let nobody in.
+        let entered = runtime.enter();
+        listener.move_here()?;
+        drop(entered);
+        self.spawn(name, move || runtime.block_on(server.serve(listener, stop)))
     }
 
-    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
-        match Builder::new().name(name.to_owned()).spawn(body) {
-            Ok(handle) => self.handles.push(handle),
-            Err(error) => tracing::error!(%error, name, "start a thread for DNS"),
-        }
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.handles.push(Builder::new().name(name.to_owned()).spawn(body)?);
+        Ok(())
     }
 
     /// Ends them and waits for their end.
@@ -89,6 +113,11 @@ impl Threads {
         let join = || handles.into_iter().for_each(|handle| drop(handle.join()));
         let _ = tokio::task::spawn_blocking(join).await;
     }
+}
+
+/// Bytes of records that each of so many threads may keep: fewer where there are many, as all keep much the same.
+fn memory(threads: usize) -> usize {
+    Fast::MEMORY.min(NODE_MEMORY / threads.max(1))
 }
 
 impl Drop for Threads {
@@ -144,14 +173,15 @@ impl Thread {
 
     fn answer(&self, fast: &mut Fast, bytes: &[u8], peer: SocketAddr, reply: &mut Vec<u8>) {
         let random = self.random.bits();
-        let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
+        let arrival =
+            Arrival { bytes, peer, transport: Transport::Udp, random, waited_since: None };
         match self.desk.answer_fast(fast, arrival, self.shard, reply) {
             Some(true) => send(&self.socket, reply, peer, &self.desk, self.shard),
             Some(false) => {}
             None => {
                 let socket = self.socket.clone();
-                let (arrived, bytes) = (self.desk.now(), bytes.into());
-                let query = Unusual { arrived, bytes, peer, random, socket };
+                let arrived = self.desk.now();
+                let query = Unusual { arrived, bytes: bytes.into(), peer, random, socket };
                 if self.unusual.try_send(query).is_err() {
                     self.desk.stats().dropped(self.shard, Dropped::Busy);
                 }
@@ -194,13 +224,14 @@ impl Full {
     }
 
     fn answer(&self, query: &Unusual, reply: &mut Vec<u8>) {
-        let Unusual { arrived, bytes, peer, random, socket } = query;
-        if self.desk.now().saturating_sub(*arrived) > PATIENCE {
+        let (bytes, socket) = (&query.bytes, &query.socket);
+        let Unusual { arrived, peer, random, .. } = *query;
+        if self.desk.now().saturating_sub(arrived) > PATIENCE {
             self.desk.stats().dropped(self.shard, Dropped::Busy);
             return;
         }
-        let (peer, random) = (*peer, *random);
-        let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
+        let waited_since = Some(arrived);
+        let arrival = Arrival { bytes, peer, transport: Transport::Udp, random, waited_since };
         if self.desk.answer(arrival, self.shard, reply) {
             send(socket, reply, peer, &self.desk, self.shard);
         }
@@ -244,7 +275,9 @@ pub(super) async fn answer_loop(
             Ok((length, peer)) => {
                 let bytes = &query[..length];
                 let random = random.bits();
-                let arrival = Arrival { bytes, peer, transport: Transport::Udp, random };
+                let waited_since = None;
+                let arrival =
+                    Arrival { bytes, peer, transport: Transport::Udp, random, waited_since };
                 let plain = desk.answer_fast(&mut fast, arrival, 0, &mut reply);
                 if plain.unwrap_or_else(|| desk.answer(arrival, 0, &mut reply))
                     && socket.send_to(&reply, peer).await.is_err()

@@ -60,18 +60,24 @@ async fn connections_are_served_while_the_runtime_of_the_node_is_busy() {
     let (connected, asked) = std::sync::mpsc::channel();
     let other = std::thread::spawn(move || {
         use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(server).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut ask = || {
+        let connect = || {
+            let stream = std::net::TcpStream::connect(server).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        };
+        let ask = |stream: &mut std::net::TcpStream| {
             stream.write_all(&framed(NAME, RecordType::SOA)).unwrap();
             let mut length = [0; 2];
             stream.read_exact(&mut length).unwrap();
             let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
             stream.read_exact(&mut reply).unwrap();
         };
-        ask();
+        let mut stream = connect();
+        ask(&mut stream);
         connected.send(()).unwrap();
-        (0..200).for_each(|_| ask());
+        (0..200).for_each(|_| ask(&mut stream));
+        // Nor is anybody new kept out.
+        (0..20).for_each(|_| ask(&mut connect()));
     });
     eventually("the first answer", || asked.try_recv().is_ok()).await;
     // This blocks the one thread of the runtime that everything else of the node runs on.

@@ -29,7 +29,7 @@ fn ready(stats: &DnsStats) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_thread_keeps_answers_and_shows_a_change_in_the_next_one() {
+async fn every_thread_answers_from_ready_records_and_shows_a_change_in_the_next_reply() {
     let node = single(&with_dns(|dns| dns.threads = 4)).await;
     let stats = node.node.dns_stats();
     let clients = clients(node.node.listen.dns).await;
@@ -38,6 +38,8 @@ async fn every_thread_keeps_answers_and_shows_a_change_in_the_next_one() {
     for client in clients.iter().chain(&clients) {
         assert_eq!(client.udp(WEB, RecordType::A).await.answers.len(), 1);
     }
+    let by_thread = stats.replies_by_thread();
+    assert!(by_thread[..4].iter().all(|replies| *replies > 0), "{by_thread:?}");
     for round in 0..10 {
         let id = format!("two-{round}");
         let mut other = persistent("web", &id);

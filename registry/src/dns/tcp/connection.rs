@@ -99,6 +99,7 @@ impl Conversation {
             peer: self.peer,
             transport: Transport::Tcp,
             random: shared.random.bits(),
+            waited_since: None,
         };
         if !shared.desk.answer(arrival, shared.shard, &mut self.reply) {
             return false;
