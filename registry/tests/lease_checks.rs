@@ -245,6 +245,11 @@ async fn what_failed_in_maintenance_is_over_when_that_ends() {
     running.admin_state("web", "a", v1::AdminState::Maintenance).await;
     judge(&running, "a", Verdict::Failing).await;
     assert_eq!(standing(&running, "a"), Some((Unhealthy, Reason::CheckFailed)));
+    // Meanwhile nothing is proposed that could not be done: that would be an entry of the log each second.
+    let quiet = || running.node.api().leases().stats().expiries.load(Ordering::Relaxed);
+    let (before, looked) = (quiet(), Instant::now());
+    eventually("it was looked at again", || looked.elapsed() > Duration::from_millis(2_500)).await;
+    assert_eq!(quiet(), before);
     let ended = Instant::now();
     running.admin_state("web", "a", v1::AdminState::Enabled).await;
     eventually("it is gone", || record(&running, "a").is_none()).await;

@@ -175,8 +175,8 @@ impl State {
         self.revise(record, new, reason, actor, evidence);
     }
 
-    /// Whether its lease is over and, of the checks that kept it, none passes any more. Maintenance suspends that, and
-    /// who expires leases finds out when it ends.
+    /// Whether its lease is over and, of the checks that kept it, none passes any more. Maintenance suspends that: who
+    /// expires leases finds out when it ends, of held ones when protection releases them.
     fn is_dead_by_every_signal(&self, record: &Record) -> bool {
         let over = record
             .lease
