@@ -85,9 +85,11 @@ const TABLE: &[Row] = &[
     }),
     gauge("raft_applied_index", "Last entry applied", |a| count(a.view().load().applied_index)),
     gauge("raft_members", "Members of the cluster", |a| size(a.replica().status().members.len())),
-    counter("peer_requests_refused", "Peer requests of a wrong cluster or for another node", |a| {
-        count(a.replica().status().refused_requests)
-    }),
+    counter(
+        "peer_requests_refused",
+        "Peer requests of a wrong cluster, for another node, or with another `checks.allow_loopback`",
+        |a| count(a.replica().status().refused_requests),
+    ),
     counter("peer_dials", "Connections to peers that were dialled", |a| count(a.replica().dials())),
     gauge("watches", "Open watches", |a| size(a.hub().len())),
     gauge("journal_tails", "Open tails of the journal", |a| size(a.tails())),
