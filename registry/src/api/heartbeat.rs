@@ -126,7 +126,10 @@ impl Heartbeats {
                         }
                     }
                     Ok(Ended::Said) => {}
-                    Err(status) => return Some(Err(status)),
+                    Err(status) => {
+                        self.over = true;
+                        return Some(Err(status));
+                    }
                 },
                 () = sleep_until(self.say_at), if !self.said.is_empty() => self.pass_on_self_reports(),
                 _ = leadership.changed(), if !self.ended => {}
