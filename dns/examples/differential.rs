@@ -1,4 +1,4 @@
-//! Compares the fast path with the full path, and a good share of the replies with those of hickory's own server:
+//! Compares the fast path with the full path, and a good share of the replies with what hickory makes of them:
 //! `differential [queries] [first seed]`, a million by default. It ends at the first difference and shows both replies.
 #![expect(clippy::print_stdout, reason = "it is a program")]
 

@@ -1,5 +1,5 @@
-//! The fast path and the full path give the same bytes, and hickory's own server says the same, whatever is asked and
-//! however the catalogue changes.
+//! The fast path and the full path give the same bytes, whatever is asked and however the catalogue changes; hickory reads
+//! these queries as we do, and encodes our replies to the same. What a reply should say is judged by `oracle.rs`.
 //! `cargo run --release -p rollcall-dns --example differential` asks a million times and more.
 
 mod given;

@@ -168,7 +168,7 @@ fn large(count: usize) -> Given {
     let mut given = web();
     let instance = |i: usize| {
         let mut spec = spec(&format!("10.1.{}.{}:80", i / 250, i % 250));
-        spec.tags = if i % 7 == 0 { vec!["blue".into()] } else { Vec::new() };
+        spec.tags = if i.is_multiple_of(7) { vec!["blue".into()] } else { Vec::new() };
         (format!("big/i{i}"), spec)
     };
     given.register_all((0..count).map(instance).collect());

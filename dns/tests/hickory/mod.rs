@@ -1,5 +1,5 @@
-//! Our answers behind hickory's own server: its parser reads the query, its encoder writes the reply, and what comes out
-//! must say what we say. Used by `tests/handler.rs` and by the differential test.
+//! Our answers behind hickory's request handler: its parser reads the query, its encoder writes our reply, and what comes
+//! out must say what we say. Used by `tests/handler.rs` and by the differential test.
 //!
 //! hickory encodes a reply once more. Over UDP that takes more room than our own encoding, and what does not fit it cuts
 //! in the middle of a record (0.26.3); so what would not fit is taken out before.
