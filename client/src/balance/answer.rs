@@ -36,7 +36,7 @@ pub enum BodyError {
 /// What the end of an answer means, as its protocol says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
-    /// How a call with these trailers ended; without trailers where there were none.
+    /// How a call with these trailers ended, or with this head where that is all; without any where none came.
     pub(super) verdict: fn(Option<&HeaderMap>) -> Outcome,
     /// How one ended whose body nobody reads to its end, although its head was good.
     pub(super) dropped: Outcome,
@@ -56,14 +56,21 @@ pub(super) struct Limit {
 }
 
 impl<B: http_body::Body> Answer<B> {
-    /// An answer whose head was good.
-    pub(super) fn open(inner: B, pick: Pick, ending: Ending, limit: Option<Limit>) -> Self {
-        let mut answer = Self { inner, pick: Some(pick), ending, limit, over: false };
-        if answer.inner.is_end_stream() {
-            // Nobody would read it.
-            answer.end(Outcome::Success);
+    /// An answer whose head, with these headers, was good.
+    pub(super) fn open(
+        inner: B,
+        headers: &HeaderMap,
+        mut pick: Pick,
+        ending: Ending,
+        limit: Option<Limit>,
+    ) -> Self {
+        if inner.is_end_stream() {
+            // Nobody would read it: the head says how it ended, or nothing does.
+            pick.report((ending.verdict)(Some(headers)));
+            return Self::closed(inner, ending);
         }
-        answer
+        pick.answered();
+        Self { inner, pick: Some(pick), ending, limit, over: false }
     }
 
     /// An answer whose outcome is reported already.

@@ -329,7 +329,7 @@ async fn at(instant: Option<Instant>) {
 
 async fn attempt<P: Protocol>(
     protocol: P,
-    mut pick: Pick,
+    pick: Pick,
     request: Request<Body>,
     (limit, patience): (Option<Limit>, Option<Duration>),
 ) -> Ended<P> {
@@ -371,8 +371,9 @@ async fn attempt<P: Protocol>(
     sanitize(answer.headers_mut());
     let Judged { outcome, repeat, pushback } = protocol.head(answer.status(), answer.headers());
     if outcome == Outcome::Success {
-        pick.answered();
-        return Ended::Answer(answer.map(|body| Answer::open(body, pick, protocol.end(), limit)));
+        let (head, body) = answer.into_parts();
+        let body = Answer::open(body, &head.headers, pick, protocol.end(), limit);
+        return Ended::Answer(Response::from_parts(head, body));
     }
     pick.report(outcome);
     let result = Ok(answer.map(|body| Answer::closed(body, protocol.end())));
