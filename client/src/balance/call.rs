@@ -239,14 +239,7 @@ impl<P: Protocol> Call<P> {
         self.protocol.aim(&mut request, pick.endpoint(), self.deadline);
         self.tried.push(Arc::clone(pick.endpoint()));
         self.attempts += 1;
-        let limit = self.deadline.map(|at| Limit {
-            at: at.0,
-            // A late attempt that is cut short proves nothing: its time was spent by others.
-            counts: at.left() * 2 >= at.0.saturating_duration_since(self.begun),
-            begun: self.begun,
-            attempts: self.attempts,
-            alarm: None,
-        });
+        let limit = self.deadline.map(|at| Limit::new(at.0, self.begun, self.attempts));
         let patience = self.core.settings.attempt_timeout;
         Ok(attempt(self.protocol.clone(), pick, request, (limit, patience)))
     }
