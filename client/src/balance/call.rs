@@ -14,7 +14,7 @@ use super::{
 };
 use crate::dice::Rolls;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use rollcall_core::name::ServiceName;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -183,7 +183,7 @@ impl<P: Protocol> Call<P> {
         flying.push(self.launch(Why::First)?);
         let mut hedge_at = self.hedge_at();
         loop {
-            let ended = tokio::select! {
+            let (why, ended) = tokio::select! {
                 biased;
                 Some(ended) = flying.next() => ended,
                 () = at(hedge_at), if hedge_at.is_some() => {
@@ -201,7 +201,16 @@ impl<P: Protocol> Call<P> {
                 }
             };
             let failed = match ended {
-                Ended::Answer(answer) => return Ok(answer),
+                Ended::Answer(answer) => {
+                    // A hedge is the last attempt that was made: the one before it is still on its way.
+                    if why == Why::Hedge
+                        && !flying.is_empty()
+                        && let [.., beaten, _] = &self.tried[..]
+                    {
+                        self.core.beaten(beaten);
+                    }
+                    return Ok(answer);
+                }
                 Ended::Failed(failed) => self.strictest(failed),
             };
             if !flying.is_empty() {
@@ -223,7 +232,7 @@ impl<P: Protocol> Call<P> {
     fn launch(
         &mut self,
         why: Why,
-    ) -> Result<impl Future<Output = Ended<P>> + Send + use<P>, PickError> {
+    ) -> Result<impl Future<Output = (Why, Ended<P>)> + Send + use<P>, PickError> {
         // The body goes first: it is put back where nobody can be picked, but a pick that is dropped is a call.
         let Some(body) = self.body.send() else {
             let service = self.core.service.clone();
@@ -241,7 +250,8 @@ impl<P: Protocol> Call<P> {
         self.attempts += 1;
         let limit = self.deadline.map(|at| Limit::new(at.0, self.begun, self.attempts));
         let patience = self.core.settings.attempt_timeout;
-        Ok(attempt(self.protocol.clone(), pick, request, (limit, patience)))
+        let attempt = attempt(self.protocol.clone(), pick, request, (limit, patience));
+        Ok(attempt.map(move |ended| (why, ended)))
     }
 
     /// Keeps the strictest of what attempts that were on their way together allow.

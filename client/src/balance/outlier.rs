@@ -17,7 +17,8 @@ const MARGIN: f64 = 0.01;
 /// When endpoints are ejected. See [`super::Balance::ejection`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ejection {
-    /// Failures in a row that eject at once; 0 = never. Default 5.
+    /// Failures in a row that eject at once; 0 = never. Default 5. An attempt that its hedge beats is one of them, but
+    /// no more than one in 200 ms.
     pub consecutive: u32,
     /// Whether endpoints are ejected whose success rate over an interval is 1.9 standard deviations below the mean.
     /// At least 5 endpoints with 100 calls each. Default: yes.
