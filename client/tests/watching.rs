@@ -405,7 +405,8 @@ async fn what_instances_tell_of_their_load_is_shown_and_weighs_calls() {
     assert_eq!(told(&watch.current()), [("a".to_owned(), 80)]);
     both(vec![telling(5, &figures)]).await;
     assert_eq!(told(&watch.current()), [("a".to_owned(), 80), ("b".to_owned(), 40)]);
-    near(shares(), [400, 800]);
+    // Half as busy: the root of two times the calls.
+    near(shares(), [497, 703]);
     // Another owner has said nothing, and who tells no more counts as the others do.
     both(vec![callable(6, &[("a", 2), ("b", 1)]), bookmark(6)]).await;
     assert_eq!(told(&watch.current()), [("b".to_owned(), 40)]);
