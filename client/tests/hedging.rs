@@ -46,7 +46,7 @@ async fn a_hedge_that_finds_its_budget_empty_is_sent_once_there_is_some() {
     let balance = web().policy(Policy::RoundRobin).hedge(hedge).retry(Retry::idempotent(2));
     let channel =
         Balancer::over(balance.timeout(Duration::from_secs(20)), list, 12).unwrap().channel();
-    // The first or the second call hangs: four calls pay for a hedge, two do not.
+    // The first or the second call hangs: three calls pay for a hedge, two do not.
     let held = tokio::spawn({
         let channel = channel.clone();
         async move {
