@@ -29,7 +29,8 @@ pub struct Ejection {
     pub base: Duration,
     /// Longest ejection. Default 5 min.
     pub longest: Duration,
-    /// Largest share of the routable endpoints that may be ejected at a time, at least one. Default 0.5.
+    /// Largest share of the callable endpoints (the routable ones of this process's subset) that may be ejected at a
+    /// time, at least one. Default 0.5.
     pub share: f64,
 }
 
@@ -60,8 +61,8 @@ impl Ejection {
     }
 
     /// Most endpoints that may be out at a time, of so many.
-    pub(super) fn most(&self, routable: usize) -> u32 {
-        ((routable as f64 * self.share.clamp(0.0, 1.0)) as u32).max(1)
+    pub(super) fn most(&self, callable: usize) -> u32 {
+        ((callable as f64 * self.share.clamp(0.0, 1.0)) as u32).max(1)
     }
 }
 
