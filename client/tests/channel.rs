@@ -5,8 +5,8 @@ mod backend;
 
 use backend::{Backend, Spoil, health, instance, lists, until};
 use rollcall_client::{
-    Attempt, Balance, Balancer, Deadline, Ejection, Hedge, Idempotent, Observer, Outcome, Policy,
-    Retry, Why, v1,
+    Attempt, Balance, Balancer, Deadline, Ejection, Idempotent, Observer, Outcome, Policy, Retry,
+    Why, v1,
 };
 use std::{
     net::SocketAddr,
@@ -212,58 +212,6 @@ async fn a_deadline_is_handed_on_to_the_calls_that_a_call_makes() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     let timeout = backend.headers()[0].get("grpc-timeout").cloned().unwrap();
     assert!(timeout.to_str().unwrap().ends_with('u'), "{timeout:?}");
-}
-
-#[tokio::test]
-async fn a_hedge_beats_a_backend_that_hangs_and_stays_within_its_budget() {
-    let (slow, good) = (Backend::start().await, Backend::start().await);
-    slow.delay(Duration::from_secs(60));
-    let (_lists, list) = lists([slow.address, good.address].map(instance));
-    let hedge = Hedge { after: Some(Duration::from_millis(20)), budget: 1.0 };
-    let balance = web().policy(Policy::RoundRobin).hedge(hedge).retry(Retry::idempotent(2));
-    let channel = Balancer::over(balance, list.clone(), 12).unwrap().channel();
-    for _ in 0..10 {
-        health(&channel).await.unwrap();
-    }
-    assert_eq!((slow.served(), good.served()), (5, 10));
-    // No budget, no hedge.
-    let hedge = Hedge { after: Some(Duration::from_millis(20)), budget: 0.0 };
-    let balance = web().policy(Policy::RoundRobin).hedge(hedge).retry(Retry::idempotent(2));
-    let balance = balance.timeout(Duration::from_millis(200));
-    let channel = Balancer::over(balance, list, 12).unwrap().channel();
-    let mut failed = 0;
-    for _ in 0..4 {
-        failed += usize::from(health(&channel).await.is_err());
-    }
-    assert_eq!(failed, 2);
-}
-
-#[tokio::test]
-async fn a_hedge_that_finds_its_budget_empty_is_sent_once_there_is_some() {
-    let (hangs, good) = (Backend::start().await, Backend::start().await);
-    hangs.delay(Duration::from_secs(60));
-    let (_lists, list) = lists([hangs.address, good.address].map(instance));
-    let after = Duration::from_millis(20);
-    let hedge = Hedge { after: Some(after), budget: 0.3 };
-    let balance = web().policy(Policy::RoundRobin).hedge(hedge).retry(Retry::idempotent(2));
-    let channel =
-        Balancer::over(balance.timeout(Duration::from_secs(20)), list, 12).unwrap().channel();
-    // The first or the second call hangs: four calls pay for a hedge, two do not.
-    let held = tokio::spawn({
-        let channel = channel.clone();
-        async move {
-            health(&channel).await.unwrap();
-            health(&channel).await
-        }
-    });
-    until(|| hangs.served() == 1).await;
-    hangs.delay(Duration::ZERO);
-    // Its first moment passes with an empty budget; later calls fill that.
-    tokio::time::sleep(after * 3).await;
-    for _ in 0..10 {
-        health(&channel).await.unwrap();
-    }
-    held.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -96,6 +96,20 @@ fn web() -> Option<v1::ServiceName> {
     Some(v1::ServiceName { namespace: String::new(), service: "web".to_owned() })
 }
 
+/// Of services that were asked for, that were not, and that cannot be; of instances that are there or not.
+fn figures() -> impl Strategy<Value = Vec<v1::ServiceUtilization>> {
+    let name = prop_oneof![4 => Just("web"), 1 => Just("other"), 1 => Just("no name")];
+    let service = name
+        .prop_map(|name| Some(v1::ServiceName { service: name.to_owned(), ..Default::default() }));
+    let service = prop_oneof![4 => service, 1 => Just(None)];
+    let figure = (0..9_u8, prop::option::of(any::<u32>())).prop_map(|(id, percent)| {
+        v1::InstanceUtilization { instance_id: format!("lie-{id}"), percent }
+    });
+    let told = (service, prop::collection::vec(figure, 0..3))
+        .prop_map(|(service, instances)| v1::ServiceUtilization { service, instances });
+    prop::collection::vec(told, 0..3)
+}
+
 /// What a node may say in a watch: the words of one that is behind, or lies that no revision gives away.
 fn watch_message(lies: bool) -> impl Strategy<Value = Vec<u8>> {
     let ids = prop::collection::vec(0..9_u8, 0..5).prop_map(|ids| {
@@ -109,15 +123,15 @@ fn watch_message(lies: bool) -> impl Strategy<Value = Vec<u8>> {
             ..Default::default()
         })),
         ids.prop_map(|upserted| Event::Delta(Delta { upserted, ..Default::default() })),
-        (any::<bool>(), any::<i64>(), any::<bool>()).prop_map(
-            move |(leader_known, seconds, whole)| {
+        (any::<bool>(), any::<i64>(), any::<bool>(), figures()).prop_map(
+            move |(leader_known, seconds, whole, utilization)| {
                 let staleness = Some(prost_types::Duration { seconds, nanos: 0 });
                 let initial_state_complete = lies && whole;
                 Event::Bookmark(Bookmark {
                     staleness,
                     leader_known,
                     initial_state_complete,
-                    ..Default::default()
+                    utilization,
                 })
             }
         ),

@@ -405,7 +405,8 @@ async fn what_instances_tell_of_their_load_is_shown_and_weighs_calls() {
     assert_eq!(told(&watch.current()), [("a".to_owned(), 80)]);
     both(vec![telling(5, &figures)]).await;
     assert_eq!(told(&watch.current()), [("a".to_owned(), 80), ("b".to_owned(), 40)]);
-    near(shares(), [400, 800]);
+    // Half as busy: the root of two times the calls.
+    near(shares(), [497, 703]);
     // Another owner has said nothing, and who tells no more counts as the others do.
     both(vec![callable(6, &[("a", 2), ("b", 1)]), bookmark(6)]).await;
     assert_eq!(told(&watch.current()), [("b".to_owned(), 40)]);
@@ -417,6 +418,28 @@ async fn what_instances_tell_of_their_load_is_shown_and_weighs_calls() {
     let (_, to) = stream(&registry.nodes[0]).await;
     send(&to, [bookmark(6)]).await;
     until(&watch, |picture| picture.connected && picture.utilization.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_that_is_gone_said_of_load_counts_for_three_minutes() {
+    let registry = Registry::start(1);
+    let client = registry.builder().build().unwrap();
+    let balance = Balance::service("web").unwrap().policy(Policy::WeightedRoundRobin);
+    let balancer = client.balance(balance).unwrap();
+    let (_, to) = stream(&registry.nodes[0]).await;
+    let figures = [("a", Some(90)), ("b", Some(10))];
+    send(&to, [callable(5, &[("a", 1), ("b", 1)]), bookmark(5), telling(5, &figures)]).await;
+    sleep(Duration::from_millis(50)).await;
+    let busy = || {
+        let picks = (0..1_200).map(|_| balancer.pick().unwrap());
+        picks.filter(|pick| &*pick.endpoint().key().instance_id == "a").count()
+    };
+    assert!((280..=320).contains(&busy()), "{}", busy());
+    registry.nodes[0].kill();
+    sleep(Duration::from_secs(170)).await;
+    assert!((280..=320).contains(&busy()), "{}", busy());
+    sleep(Duration::from_secs(25)).await;
+    assert!((580..=620).contains(&busy()), "{}", busy());
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,7 +72,7 @@ async fn a_busy_instance_says_so_at_one_node_and_callers_at_another_pick_it_less
     let balance = Balance::service("web").unwrap().policy(Policy::WeightedRoundRobin);
     let balancer = caller.balance(balance).unwrap();
     balancer.ready(Duration::from_secs(10)).await.unwrap();
-    // 0.3 to 0.9: three of four picks are those of the idle one.
+    // 0.3 to 0.9: the idle one gets the root of three times the calls of the busy one, 254 of 400.
     let picked = || {
         let mut picks = BTreeMap::new();
         for _ in 0..400 {
@@ -82,7 +82,7 @@ async fn a_busy_instance_says_so_at_one_node_and_callers_at_another_pick_it_less
     };
     eventually("the shares follow", || {
         let picks = picked();
-        (80..=120).contains(&picks[&8000]) && picks[&8000] + picks[&8001] == 400
+        (134..=158).contains(&picks[&8000]) && picks[&8000] + picks[&8001] == 400
     })
     .await;
     drop(guards);

@@ -8,17 +8,23 @@ use std::{
     fmt,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::BoxError;
 
-/// The body of an answer. The call counts as in flight until it is read to its end, dropped, or its deadline passes.
-/// At its deadline a gRPC answer ends with the status DEADLINE_EXCEEDED, an HTTP answer with an error.
+/// The body of an answer. The call counts as in flight until it is read to its end, dropped, or read after its
+/// deadline: then a gRPC answer ends with the status DEADLINE_EXCEEDED, an HTTP answer with an error. That is the
+/// endpoint's fault where it kept its reader waiting for half of the time or more.
 pub struct Answer<B> {
     inner: B,
     pick: Option<Pick>,
     ending: Ending,
     limit: Option<Limit>,
+    /// Its reader has begun.
+    read: bool,
+    /// Its reader asked before, and nothing has come since.
+    waiting: bool,
     over: bool,
 }
 
@@ -36,9 +42,9 @@ pub enum BodyError {
 /// What the end of an answer means, as its protocol says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
-    /// How a call with these trailers ended; without trailers where there were none.
+    /// How a call with these trailers ended, or with this head where that is all; without any where none came.
     pub(super) verdict: fn(Option<&HeaderMap>) -> Outcome,
-    /// How one ended whose body nobody reads to its end, although its head was good.
+    /// How one ended whose body nobody reads, although its head was good.
     pub(super) dropped: Outcome,
     /// The trailers that say that the deadline passed; `None` = an error says so.
     pub(super) late: fn(&CallError) -> Option<HeaderMap>,
@@ -50,25 +56,55 @@ pub(super) struct Limit {
     pub(super) at: Instant,
     /// Whether missing it says something about the endpoint.
     pub(super) counts: bool,
-    pub(super) begun: Instant,
-    pub(super) attempts: u32,
-    pub(super) alarm: Option<Pin<Box<Sleep>>>,
+    begun: Instant,
+    /// When something of the body came last; before that, the beginning.
+    heard: Instant,
+    attempts: u32,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl Limit {
+    /// Of an attempt that begins now, the `attempts`th of a call that began then.
+    pub(super) fn new(at: Instant, begun: Instant, attempts: u32) -> Self {
+        // A late attempt that is cut short proves nothing: its time was spent by others.
+        let counts = is_half(at.saturating_duration_since(Instant::now()), (begun, at));
+        Self { at, counts, begun, heard: begun, attempts, alarm: None }
+    }
+
+    /// Whether the endpoint is to blame that this has passed. A reader that did not wait for it proves nothing, nor does
+    /// a stream that flows up to here.
+    fn blames(&self, waiting: bool) -> bool {
+        let silent = self.at.saturating_duration_since(self.heard);
+        self.counts && waiting && is_half(silent, (self.begun, self.at))
+    }
+}
+
+fn is_half(part: Duration, (from, to): (Instant, Instant)) -> bool {
+    part * 2 >= to.saturating_duration_since(from)
 }
 
 impl<B: http_body::Body> Answer<B> {
-    /// An answer whose head was good.
-    pub(super) fn open(inner: B, pick: Pick, ending: Ending, limit: Option<Limit>) -> Self {
-        let mut answer = Self { inner, pick: Some(pick), ending, limit, over: false };
-        if answer.inner.is_end_stream() {
-            // Nobody would read it.
-            answer.end(Outcome::Success);
+    /// An answer whose head, with these headers, was good.
+    pub(super) fn open(
+        inner: B,
+        headers: &HeaderMap,
+        mut pick: Pick,
+        ending: Ending,
+        limit: Option<Limit>,
+    ) -> Self {
+        if inner.is_end_stream() {
+            // Nobody would read it: the head says how it ended, or nothing does.
+            pick.report((ending.verdict)(Some(headers)));
+            return Self::closed(inner, ending);
         }
-        answer
+        pick.answered();
+        Self { inner, pick: Some(pick), ending, limit, read: false, waiting: false, over: false }
     }
 
     /// An answer whose outcome is reported already.
     pub(super) fn closed(inner: B, ending: Ending) -> Self {
-        Self { inner, pick: None, ending, limit: None, over: false }
+        let (pick, limit) = (None, None);
+        Self { inner, pick, ending, limit, read: false, waiting: false, over: false }
     }
 
     fn trailers(&mut self, trailers: &mut HeaderMap) {
@@ -96,16 +132,17 @@ impl<B: http_body::Body> Answer<B> {
         if !passed {
             return None;
         }
-        let Limit { counts, begun, attempts, .. } = self.limit.take()?;
+        let limit = self.limit.take()?;
         self.over = true;
         let pick = self.pick.take()?;
         let error = CallError::Deadline {
             service: pick.service().clone(),
             endpoint: pick.address(),
-            waited: begun.elapsed(),
-            attempts,
+            waited: limit.begun.elapsed(),
+            attempts: limit.attempts,
         };
-        pick.report(if counts { Outcome::Timeout } else { Outcome::Cancelled });
+        let blamed = limit.blames(self.waiting);
+        pick.report(if blamed { Outcome::Timeout } else { Outcome::Cancelled });
         Some(match (self.ending.late)(&error) {
             Some(trailers) => Ok(Frame::trailers(trailers)),
             None => Err(BodyError::Deadline(error)),
@@ -124,7 +161,8 @@ impl<B> Answer<B> {
 
 impl<B> Drop for Answer<B> {
     fn drop(&mut self) {
-        self.end(self.ending.dropped);
+        // What was read of it was no end: the rest may be on its way, or never come.
+        self.end(if self.read { Outcome::Cancelled } else { self.ending.dropped });
     }
 }
 
@@ -142,13 +180,20 @@ where
         if self.over {
             return Poll::Ready(None);
         }
+        self.read = true;
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        self.waiting &= polled.is_pending();
         // A body that never pauses does not outlast its deadline either.
-        if let Some(end) = self.late(cx, false) {
+        if let Some(end) = self.late(cx, polled.is_pending()) {
             return Poll::Ready(Some(end));
         }
-        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
-            return self.late(cx, true).map_or(Poll::Pending, |end| Poll::Ready(Some(end)));
+        let Poll::Ready(frame) = polled else {
+            self.waiting = true;
+            return Poll::Pending;
         };
+        if let Some(limit) = &mut self.limit {
+            limit.heard = Instant::now();
+        }
         Poll::Ready(match frame {
             None => {
                 let outcome = (self.ending.verdict)(None);

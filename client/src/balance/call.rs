@@ -14,7 +14,7 @@ use super::{
 };
 use crate::dice::Rolls;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use rollcall_core::name::ServiceName;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -183,7 +183,7 @@ impl<P: Protocol> Call<P> {
         flying.push(self.launch(Why::First)?);
         let mut hedge_at = self.hedge_at();
         loop {
-            let ended = tokio::select! {
+            let (why, ended) = tokio::select! {
                 biased;
                 Some(ended) = flying.next() => ended,
                 () = at(hedge_at), if hedge_at.is_some() => {
@@ -201,7 +201,16 @@ impl<P: Protocol> Call<P> {
                 }
             };
             let failed = match ended {
-                Ended::Answer(answer) => return Ok(answer),
+                Ended::Answer(answer) => {
+                    // A hedge is the last attempt that was made: the one before it is still on its way.
+                    if why == Why::Hedge
+                        && !flying.is_empty()
+                        && let [.., beaten, _] = &self.tried[..]
+                    {
+                        self.core.beaten(beaten);
+                    }
+                    return Ok(answer);
+                }
                 Ended::Failed(failed) => self.strictest(failed),
             };
             if !flying.is_empty() {
@@ -223,7 +232,7 @@ impl<P: Protocol> Call<P> {
     fn launch(
         &mut self,
         why: Why,
-    ) -> Result<impl Future<Output = Ended<P>> + Send + use<P>, PickError> {
+    ) -> Result<impl Future<Output = (Why, Ended<P>)> + Send + use<P>, PickError> {
         // The body goes first: it is put back where nobody can be picked, but a pick that is dropped is a call.
         let Some(body) = self.body.send() else {
             let service = self.core.service.clone();
@@ -239,16 +248,10 @@ impl<P: Protocol> Call<P> {
         self.protocol.aim(&mut request, pick.endpoint(), self.deadline);
         self.tried.push(Arc::clone(pick.endpoint()));
         self.attempts += 1;
-        let limit = self.deadline.map(|at| Limit {
-            at: at.0,
-            // A late attempt that is cut short proves nothing: its time was spent by others.
-            counts: at.left() * 2 >= at.0.saturating_duration_since(self.begun),
-            begun: self.begun,
-            attempts: self.attempts,
-            alarm: None,
-        });
+        let limit = self.deadline.map(|at| Limit::new(at.0, self.begun, self.attempts));
         let patience = self.core.settings.attempt_timeout;
-        Ok(attempt(self.protocol.clone(), pick, request, (limit, patience)))
+        let attempt = attempt(self.protocol.clone(), pick, request, (limit, patience));
+        Ok(attempt.map(move |ended| (why, ended)))
     }
 
     /// Keeps the strictest of what attempts that were on their way together allow.
@@ -329,7 +332,7 @@ async fn at(instant: Option<Instant>) {
 
 async fn attempt<P: Protocol>(
     protocol: P,
-    mut pick: Pick,
+    pick: Pick,
     request: Request<Body>,
     (limit, patience): (Option<Limit>, Option<Duration>),
 ) -> Ended<P> {
@@ -371,8 +374,9 @@ async fn attempt<P: Protocol>(
     sanitize(answer.headers_mut());
     let Judged { outcome, repeat, pushback } = protocol.head(answer.status(), answer.headers());
     if outcome == Outcome::Success {
-        pick.answered();
-        return Ended::Answer(answer.map(|body| Answer::open(body, pick, protocol.end(), limit)));
+        let (head, body) = answer.into_parts();
+        let body = Answer::open(body, &head.headers, pick, protocol.end(), limit);
+        return Ended::Answer(Response::from_parts(head, body));
     }
     pick.report(outcome);
     let result = Ok(answer.map(|body| Answer::closed(body, protocol.end())));

@@ -22,6 +22,9 @@ use tonic::transport::Channel;
 use xxhash_rust::xxh3::xxh3_64;
 
 const UNTOLD: u8 = u8::MAX;
+/// Least time between two attempts that a hedge beat and that both count: in a pause of the endpoint all that are on
+/// their way are beaten together, and five of them must not look like five failures in a row.
+const BEATEN_APART_MS: u32 = 200;
 
 /// Who listens where. A new owner of the same id is somebody else: nothing is known of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +75,8 @@ pub(super) struct State {
     failures: AtomicU32,
     standing: AtomicU8,
     ejected_until: AtomicU32,
+    /// When a hedge beat it last, of those times that count.
+    beaten_at: AtomicU32,
     /// Ejections in a row: each lasts longer.
     ejections: AtomicU32,
     /// The last reported utilisation and when, see [`super::report`].
@@ -169,6 +174,7 @@ impl State {
             failures: AtomicU32::new(0),
             standing: AtomicU8::new(Standing::Active as u8),
             ejected_until: AtomicU32::new(0),
+            beaten_at: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             report: super::report::Cell::default(),
             utilization: AtomicU8::new(UNTOLD),
@@ -214,6 +220,16 @@ impl State {
     /// Returns the failures in a row, this one included. One that does not count for the streak leaves it alone.
     pub(super) fn failed(&self, counts: bool) -> u32 {
         self.failures.fetch_add(1, Relaxed);
+        if counts { self.streak.fetch_add(1, Relaxed) + 1 } else { self.streak.load(Relaxed) }
+    }
+
+    /// Its hedge answered first. Returns the failures in a row, this one included where it counts.
+    pub(super) fn beaten(&self, now_ms: u32) -> u32 {
+        let last = self.beaten_at.load(Relaxed);
+        // Clocks of two threads may cross: what is a little to come is now.
+        let apart = BEATEN_APART_MS..=u32::MAX - BEATEN_APART_MS;
+        let counts = apart.contains(&now_ms.wrapping_sub(last))
+            && self.beaten_at.compare_exchange(last, now_ms, Relaxed, Relaxed).is_ok();
         if counts { self.streak.fetch_add(1, Relaxed) + 1 } else { self.streak.load(Relaxed) }
     }
 

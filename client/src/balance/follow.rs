@@ -22,6 +22,9 @@ use tokio::{sync::watch, time::Instant};
 /// How often weights are computed anew while they change by themselves.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long figures of load count once no registry is there to tell others: as long as reports of load (A58) do.
+const TOLD_FOR: Duration = Duration::from_secs(180);
+
 /// Where lists come from.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -96,15 +99,24 @@ fn take(core: &Core, source: &mut Source, roster: &mut Roster, seen: &mut Seen) 
                     if list {
                         roster.update(listed.instances.values(), name, now);
                     }
-                    let told = replace(&mut seen.told, picture.utilization.get(service));
+                    let figures = picture.utilization.get(service).filter(|_| !is_old(&picture));
+                    let told = replace(&mut seen.told, figures);
                     if list || told {
-                        roster.tell(|instance| picture.utilization_of(service, instance));
+                        let tells = figures.is_some();
+                        roster.tell(|instance| {
+                            tells.then(|| picture.utilization_of(service, instance))?
+                        });
                     }
                     list || told
                 }
             }
         }
     }
+}
+
+/// Whether what it says of load was said too long ago. It is shown anew whenever a node was asked in vain.
+fn is_old(picture: &Picture) -> bool {
+    !picture.connected && picture.heard.is_some_and(|heard| heard.elapsed() > TOLD_FOR)
 }
 
 /// Puts in what is shown now; whether it is something else.

@@ -1,9 +1,12 @@
-//! How long calls usually take: a histogram of recent calls, from which the wait before a hedge follows.
+//! How long calls usually take: a histogram of recent calls, from which the wait before a hedge follows. And what a
+//! hedge that was faster says of the endpoint that was asked first.
 
+use super::{endpoint::Endpoint, observe::Cause, pick::Core};
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// Four buckets for each power of two of microseconds, up to 2^32.
 const BUCKETS: usize = 128;
@@ -56,6 +59,18 @@ impl Delays {
     pub(super) fn usual(&self) -> Option<Duration> {
         let usual = self.usual_us.load(Relaxed);
         (usual > 0).then(|| Duration::from_micros(usual.into()).max(LEAST))
+    }
+}
+
+impl Core {
+    /// A hedge answered before an attempt that was made earlier and has no head of an answer. One that is only slow now
+    /// and then has successes between; one that hangs has none, and its calls must not need hedges for ever.
+    pub(super) fn beaten(&self, endpoint: &Endpoint) {
+        let streak = endpoint.state.beaten(self.millis(Instant::now()));
+        let most = self.ejection().consecutive;
+        if most > 0 && streak >= most {
+            self.eject(endpoint, Cause::Consecutive);
+        }
     }
 }
 

@@ -121,7 +121,7 @@ where
     }
 
     fn end(&self) -> Ending {
-        // Who reads the head alone has what it wanted.
+        // Who reads nothing but the head has what it wanted.
         Ending { verdict: judge::http_end, dropped: Outcome::Success, late: |_| None }
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct Judged {
 
 const GOOD: Judged = Judged { outcome: Outcome::Success, repeat: Repeat::Never, pushback: None };
 
-/// The head of a gRPC answer. Where it carries the status already, there is no body.
+/// The head of a gRPC answer. Where it carries the status already, there is no body; where it carries none, that comes
+/// after the body.
 pub(super) fn grpc_head(status: StatusCode, headers: &HeaderMap) -> Judged {
     let outcome = match (headers.get("grpc-status"), status) {
         (Some(code), _) => outcome_of(Code::from_bytes(code.as_bytes())),

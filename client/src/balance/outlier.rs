@@ -17,7 +17,8 @@ const MARGIN: f64 = 0.01;
 /// When endpoints are ejected. See [`super::Balance::ejection`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ejection {
-    /// Failures in a row that eject at once; 0 = never. Default 5.
+    /// Failures in a row that eject at once; 0 = never. Default 5. An attempt that its hedge beats is one of them, but
+    /// no more than one in 200 ms.
     pub consecutive: u32,
     /// Whether endpoints are ejected whose success rate over an interval is 1.9 standard deviations below the mean.
     /// At least 5 endpoints with 100 calls each. Default: yes.
@@ -28,7 +29,8 @@ pub struct Ejection {
     pub base: Duration,
     /// Longest ejection. Default 5 min.
     pub longest: Duration,
-    /// Largest share of the routable endpoints that may be ejected at a time, at least one. Default 0.5.
+    /// Largest share of the callable endpoints (the routable ones of this process's subset) that may be ejected at a
+    /// time, at least one. Default 0.5.
     pub share: f64,
 }
 
@@ -59,8 +61,8 @@ impl Ejection {
     }
 
     /// Most endpoints that may be out at a time, of so many.
-    pub(super) fn most(&self, routable: usize) -> u32 {
-        ((routable as f64 * self.share.clamp(0.0, 1.0)) as u32).max(1)
+    pub(super) fn most(&self, callable: usize) -> u32 {
+        ((callable as f64 * self.share.clamp(0.0, 1.0)) as u32).max(1)
     }
 }
 

@@ -36,7 +36,7 @@ pub enum Policy {
 pub struct Retry {
     /// Most attempts of a call, the first one and hedges included: 1 to 10. Default 3; 1 = no retries.
     pub attempts: u32,
-    /// Share of calls that may be retried, measured over 10 s. Default 0.2.
+    /// Share of calls that may be retried, measured over 10 s, rounded up to 1/n (0.3 is a third). Default 0.2.
     pub budget: f32,
     /// Retries a second that are allowed besides. Default 3.
     pub budget_floor: u32,
@@ -54,8 +54,8 @@ pub struct Hedge {
     /// Wait before the second attempt; at least 1 ms; default: the 95th percentile of recent calls. That is known from
     /// the end of the first interval of [`super::Ejection`] (10 s) on, after 50 calls: until then nothing is hedged.
     pub after: Option<Duration>,
-    /// Share of calls that may be hedged, measured over 10 s; where it is used up, a call that still waits asks again
-    /// after each further `after`. Default 0.05.
+    /// Share of calls that may be hedged, measured over 10 s, rounded up to 1/n (0.3 is a third); where it is used up, a
+    /// call that still waits asks again after each further `after`. Default 0.05.
     pub budget: f32,
 }
 

@@ -211,9 +211,10 @@ fn weights(
     (callable.iter().zip(reports).zip(idleness).map(weight).collect(), true)
 }
 
-/// How much more than its weight each can take, by what the registry passes on of its utilisation: the mean divided by
-/// its own; 1 where nothing is told. The figures come late and without a rate of calls, so the correction goes half the
-/// way only: where calls are shared out by it, the busier one stays the busier one, and nothing swings.
+/// How much more than its weight each can take, by what the registry passes on of its utilisation: the root of the mean
+/// divided by its own; 1 where nothing is told. The figures come late and without a rate of calls: the mean divided by
+/// its own would give all to the idle one, which would then be the busy one, without end. By the root each round undoes
+/// half of what the one before did too much, and a third of the way is gone in the end (decision 017).
 fn idleness(told: &[Option<u8>]) -> Vec<f64> {
     let share = |percent: u8| f64::from(percent.max(UTILIZATION_LEAST));
     let known: Vec<f64> = told.iter().flatten().map(|percent| share(*percent)).collect();
@@ -221,7 +222,7 @@ fn idleness(told: &[Option<u8>]) -> Vec<f64> {
         return vec![1.0; told.len()];
     }
     let mean = known.iter().sum::<f64>() / known.len() as f64;
-    told.iter().map(|told| told.map_or(1.0, |percent| mean / share(percent))).collect()
+    told.iter().map(|told| told.map_or(1.0, |percent| (mean / share(percent)).sqrt())).collect()
 }
 
 /// Candidates by tier, each with its share, which may be 0. Another region is a tier of its own, behind the own one. A tier is as

@@ -1,7 +1,8 @@
 //! How busy instances say they are: kept beside their records, as bookmarks tell it. Pure.
 //!
-//! A stream tells all figures with its first bookmarks and then what differs. Kept is only what belongs to an instance
-//! that is listed: so there are never more figures than instances.
+//! A stream tells all figures with its first bookmarks and then what differs. Only what is told of an instance
+//! that is listed is kept, and those of others go when their service is told of again: so of no service there are more
+//! figures than it had instances then.
 
 use super::{Service, Utilization};
 use rollcall_core::name::ServiceName;

@@ -195,10 +195,8 @@ impl Follower {
         }
         let updates = self.replica.receive(message, now)?;
         (self.heard, self.problem) = (Some(now), None);
+        self.progress |= self.replica.is_whole();
         for update in updates {
-            if matches!(update, Update::Bookmark { .. } | Update::Reset(_)) {
-                self.progress = true;
-            }
             let update = match self.brake.pass(update, self.replica.services(), now) {
                 Update::Reset(_) => Update::Reset(Arc::new(self.picture(true))),
                 other => other,

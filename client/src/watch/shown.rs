@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 /// Updates that wait for a reader; one more, and they become one [`Update::Reset`].
 const UPDATES: usize = 256;
 /// Instances that the services in waiting updates hold together. Each change of a large service holds a list of its
-/// own: without this a reader that never comes would cost 256 lists of 20,000.
+/// own: without this a reader that is slow would cost 256 lists of 20,000.
 const HELD: usize = 200_000;
 
 #[derive(Debug)]

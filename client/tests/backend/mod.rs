@@ -25,11 +25,15 @@ use tower::util::MapResponseLayer;
 /// What a backend answers.
 type Answer = Arc<dyn Fn(usize) -> Option<Status> + Send + Sync>;
 
-/// Where a backend puts details that cannot be read.
+/// How a backend spoils its answers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Spoil {
+    /// Details that cannot be read, in the head.
     Head,
+    /// The same in the trailers.
     Trailers,
+    /// Nothing comes after the head, and no status in it.
+    Nothing,
 }
 
 /// A backend; it stops when it is dropped.
@@ -54,7 +58,7 @@ impl Backend {
         Self::serve(None).await
     }
 
-    /// A backend that puts details into its answers which are not base64.
+    /// A backend whose answers are spoiled.
     pub(crate) async fn spoiled(spoil: Spoil) -> Self {
         Self::serve(Some(spoil)).await
     }
@@ -134,15 +138,19 @@ impl Health for Checks {
     }
 }
 
-/// Puts the code and spoiled details where they are asked for.
+/// Puts the code and details that are not base64 where they are asked for, or takes everything but the head away.
 fn spoiled(answer: http::Response<Body>, spoil: Option<Spoil>) -> http::Response<Body> {
     let Some(spoil) = spoil else { return answer };
     let (mut head, _) = answer.into_parts();
     let details = http::HeaderValue::from_static("!!! not base64");
-    head.headers.insert("grpc-status-details-bin", details);
     match spoil {
-        Spoil::Head => http::Response::from_parts(head, Body::empty()),
+        Spoil::Nothing => http::Response::from_parts(head, Body::empty()),
+        Spoil::Head => {
+            head.headers.insert("grpc-status-details-bin", details);
+            http::Response::from_parts(head, Body::empty())
+        }
         Spoil::Trailers => {
+            head.headers.insert("grpc-status-details-bin", details);
             let trailers = std::mem::take(&mut head.headers);
             head.headers.insert("content-type", "application/grpc".parse().expect("a value"));
             let end = futures_util::future::ready(Some(Ok::<_, Status>(trailers)));

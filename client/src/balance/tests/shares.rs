@@ -59,6 +59,27 @@ async fn reports_of_load_become_weights_after_the_blackout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn told_load_that_follows_from_the_calls_comes_to_rest() {
+    let (_lists, balancer) = over(web().policy(Policy::WeightedRoundRobin), instances(2), 1).await;
+    let capacity = [1.0, 4.0];
+    let mut rounds = Vec::new();
+    for _ in 0..20 {
+        let shares = shares(&balancer, 10_000);
+        let busy = [0, 1].map(|at| (80.0 * shares[&at] / capacity[usize::from(at)]).round() as u8);
+        for (endpoint, percent) in balancer.endpoints().unwrap().iter().zip(busy) {
+            endpoint.state.set_utilization(Some(percent));
+        }
+        balancer.core.changed.notify_one();
+        settle().await;
+        rounds.push((busy, shares[&1] / shares[&0]));
+    }
+    // Who bears four times as much ends at the third root of four times the calls.
+    let (last, before) = (rounds[19], rounds[18]);
+    assert_eq!(last.0, before.0, "{rounds:?}");
+    assert!((last.1 / 4.0_f64.cbrt() - 1.0).abs() < 0.05, "{rounds:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn zones_spill_over_by_the_formula() {
     // The own zone a has a sixth of the capacity for a third of the callers: 0.7 stays, and c has room for 0.3.
     let zones = [(1, "a"), (2, "b"), (3, "b"), (4, "c"), (5, "c"), (6, "c")];

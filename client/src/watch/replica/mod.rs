@@ -87,6 +87,9 @@ struct Partial {
     bytes: usize,
 }
 
+/// What a bookmark tells of one service.
+type Figures = (ServiceName, Vec<v1::InstanceUtilization>);
+
 /// What came since a stream was resumed, up to its first bookmark.
 #[derive(Debug, Default)]
 struct Resumed {
@@ -185,9 +188,10 @@ impl Replica {
                 updates
             }
             Some(Event::Bookmark(mut bookmark)) => {
-                let told = std::mem::take(&mut bookmark.utilization);
+                // Before anything is changed: a message that is refused leaves no trace, and nothing to tell is lost.
+                let told = self.figures(std::mem::take(&mut bookmark.utilization))?;
                 let updates = self.bookmark(revision, &bookmark, now)?;
-                self.utilization(told)?;
+                self.utilization(told);
                 updates
             }
             None => return Err(Fault::Protocol("a watch message without an event".to_owned())),
@@ -425,16 +429,22 @@ impl Replica {
         }])
     }
 
-    fn utilization(&mut self, told: Vec<v1::ServiceUtilization>) -> Result<(), Fault> {
-        self.told.bookmark(&self.aside.as_ref().unwrap_or(&self.shown).services);
-        for v1::ServiceUtilization { service, instances } in told {
-            let name = self.named(service)?;
-            let state = self.aside.as_ref().unwrap_or(&self.shown);
-            if let Some(service) = state.services.get(&name) {
-                self.told.take(service, instances);
+    /// Figures by the names of their services, all of which were asked for.
+    fn figures(&self, told: Vec<v1::ServiceUtilization>) -> Result<Vec<Figures>, Fault> {
+        let figures = |v1::ServiceUtilization { service, instances }| {
+            self.named(service).map(|name| (name, instances))
+        };
+        told.into_iter().map(figures).collect()
+    }
+
+    fn utilization(&mut self, told: Vec<Figures>) {
+        let services = &self.aside.as_ref().unwrap_or(&self.shown).services;
+        self.told.bookmark(services);
+        for (name, figures) in told {
+            if let Some(service) = services.get(&name) {
+                self.told.take(service, figures);
             }
         }
-        Ok(())
     }
 
     /// A node that was up to date `staleness` ago shows everything that anybody saw before that.

@@ -332,3 +332,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_bookmark_that_is_refused_for_its_figures_leaves_no_trace() {
+    let foreign = v1::ServiceName { service: "other".to_owned(), ..Default::default() };
+    let told = v1::ServiceUtilization { service: Some(foreign), instances: Vec::new() };
+    let mut lie = bookmark(9);
+    if let Some(Event::Bookmark(bookmark)) = &mut lie.event {
+        bookmark.utilization = vec![told];
+        bookmark.leader_known = true;
+    }
+    let now = Instant::now();
+    let told_of = |replica: &mut Replica, message| {
+        replica.receive(message, now).map(|updates| matches!(updates[..], [Update::Reset(_)]))
+    };
+    // A copy stands in: the reader is to be told once that it is the word of the registry.
+    let mut copied = replica();
+    copied.stand_in(Origin::Fallback, [snapshot(4)], (4, vec![1]), now).unwrap();
+    copied.begin();
+    assert!(matches!(told_of(&mut copied, lie.clone()), Err(Fault::Protocol(_))));
+    let picture = copied.picture();
+    assert_eq!((picture.origin, picture.revision), (Origin::Fallback, 4));
+    assert!(!picture.leader_known && !copied.is_whole());
+    copied.begin();
+    assert_eq!(told_of(&mut copied, bookmark(4)), Ok(true));
+    // The same where a state was built aside.
+    let mut replica = replica();
+    replica.begin();
+    replica.receive(snapshot(4), now).unwrap();
+    replica.receive(bookmark(4), now).unwrap();
+    replica.spoil(&Fault::Gap);
+    replica.begin();
+    replica.receive(snapshot(5), now).unwrap();
+    assert!(matches!(told_of(&mut replica, lie), Err(Fault::Protocol(_))));
+    assert_eq!(shown(&replica).unwrap().0, 4);
+    replica.begin();
+    replica.receive(snapshot(5), now).unwrap();
+    assert_eq!(told_of(&mut replica, bookmark(5)), Ok(true));
+}
