@@ -28,6 +28,10 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+/// hickory compresses 120 names of a message and no more (0.26.3), of which a record has one or two. All others take their
+/// full length, so that fewer of so many records fit.
+const COMPRESSED: usize = 50;
+
 /// A handler for [`hickory_server::Server`] that passes on what `answer` says; `None`: no reply.
 struct Handler<A> {
     answer: A,
@@ -206,7 +210,8 @@ pub(crate) fn same(query: &Query<'_>, ours: &[u8], theirs: &[u8]) {
     let theirs = theirs_read;
     let (all, answers) = (shown(&ours.answers), shown(&theirs.answers));
     assert!(all.starts_with(&answers), "{what}");
-    assert!(all.len() <= answers.len() + 5, "{what}: {} of {}", answers.len(), all.len());
+    let room = if all.len() < COMPRESSED { 5 } else { all.len() - COMPRESSED };
+    assert!(all.len() <= answers.len() + room, "{what}: {} of {}", answers.len(), all.len());
     let cut = all.len() > answers.len();
     let mut metadata = theirs.metadata;
     metadata.truncation &= !cut || ours.metadata.truncation;
