@@ -21,7 +21,7 @@ const PACE: Duration = Duration::from_millis(1);
 /// Questions a second of the flood, and how long it rests where it is ahead.
 const FLOOD: f64 = 10_000.0;
 const REST: Duration = Duration::from_millis(1);
-/// Below this a time says more about the machine than about the server.
+/// A p99 below this says more about the machine than about the server, and counts as this.
 const SMALL: Duration = Duration::from_millis(1);
 /// Other programs disturb a measurement, and never improve it.
 const TRIES: usize = 3;
@@ -108,8 +108,8 @@ impl Drop for Flood {
     }
 }
 
-/// One flooding program, which asks `names` from 127.0.0.2, beside one client with a service that exists: its p99 at most
-/// doubles, and next to nothing of it is lost.
+/// One flooding program, which asks `names` from 127.0.0.2, beside one client with a service that exists: its p99 stays
+/// within twice the one that it has alone, or within 2 ms where that is below 1 ms, and next to nothing of it is lost.
 fn beside(stage: &Stage, registry: &Registry, names: Names) -> Checked {
     registry.register("web", "web-1", "http=127.0.0.11:80", &[])?;
     let mut tries = 0;
@@ -118,8 +118,9 @@ fn beside(stage: &Stage, registry: &Registry, names: Names) -> Checked {
         let alone = client(registry)?;
         let flood = Flood::start(registry.dns(), names)?;
         let flooded = client(registry)?;
+        let allowed = 2 * alone.most.max(SMALL);
         stage.note(&format!(
-            "p50 {:?} p99 {:?} alone; {:?} {:?} beside {} questions; {} of {QUESTIONS} lost",
+            "p50 {:?} p99 {:?} alone; {:?} {:?} beside {} questions, p99 {allowed:?} allowed; {} of {QUESTIONS} lost",
             alone.half,
             alone.most,
             flooded.half,
@@ -129,8 +130,8 @@ fn beside(stage: &Stage, registry: &Registry, names: Names) -> Checked {
         ));
         drop(flood);
         let lost = check(flooded.lost * 100 <= QUESTIONS, || format!("{} are lost", flooded.lost));
-        let slow = check(flooded.most <= 2 * alone.most.max(SMALL), || {
-            format!("p99 {:?} alone, {:?} beside the flood", alone.most, flooded.most)
+        let slow = check(flooded.most <= allowed, || {
+            format!("p99 {:?} beside the flood, allowed {allowed:?}", flooded.most)
         });
         match lost.and(slow) {
             Err(_) if tries < TRIES => {}

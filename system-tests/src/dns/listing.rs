@@ -1,4 +1,4 @@
-//! From a registration to the first answer that lists it, on the node that took it and on another one.
+//! From a registration to the first answer that lists it, on the node that took it and on the others.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -16,6 +16,8 @@ use crate::stage::Stage;
 const BATCH: usize = 1_000;
 /// Registrations that are timed.
 const TIMED: usize = 200;
+/// Where 99 of 100 must be listed by then: many times what it takes, as other programs share the machine.
+const WITHIN: Duration = Duration::from_millis(500);
 /// Longest wait until one is listed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -75,7 +77,7 @@ fn until_listed(server: SocketAddr, service: &str) -> Checked {
 pub(super) fn follows(stage: &mut Stage) -> Checked {
     let registry = Registry::start(stage, 3, &[])?;
     let (runtime, client) = client(&registry)?;
-    let (mut acknowledged, mut own, mut other) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut acknowledged, mut own, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..TIMED {
         let service = format!("s{number}");
         let items = vec![registration(&service, 0)];
@@ -85,17 +87,20 @@ pub(super) fn follows(stage: &mut Stage) -> Checked {
         acknowledged.push(begin.elapsed());
         until_listed(registry.nodes[0].dns, &service)?;
         own.push(begin.elapsed());
-        until_listed(registry.nodes[1].dns, &service)?;
-        other.push(begin.elapsed());
+        for other in &registry.nodes[1..] {
+            until_listed(other.dns, &service)?;
+        }
+        all.push(begin.elapsed());
     }
     for (what, mut times) in [
         ("acknowledged", acknowledged),
         ("listed where it was registered", own),
-        ("listed elsewhere", other),
+        ("listed at all three", all),
     ] {
         times.sort_unstable();
         let (half, most) = (times[TIMED / 2], times[TIMED * 99 / 100]);
         stage.note(&format!("from the call, {TIMED} times: {what} p50 {half:?}, p99 {most:?}"));
+        check(most <= WITHIN, || format!("{what}: p99 {most:?}, allowed {WITHIN:?}"))?;
     }
     Ok(())
 }

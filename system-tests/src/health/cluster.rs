@@ -9,7 +9,7 @@ use rollcall_client::v1::MemberRole;
 
 use super::observer::Observer;
 use crate::case::{Checked, check};
-use crate::metrics::{Metrics, metric};
+use crate::metrics::metric;
 use crate::netns::Namespace;
 use crate::program::{Program, until};
 use crate::registry::START;
@@ -149,16 +149,28 @@ impl Cluster {
         })
     }
 
-    /// A metric, summed over the servers that answer.
-    pub(crate) fn sum(&self, name: &str) -> f64 {
-        let pages = self.servers.iter().filter_map(|server| Metrics::of(server.http).ok());
-        pages.map(|page| page.sum(name, "")).sum()
+    /// A metric, summed over the servers, all of which must answer: a sum of some would look like a counter that fell.
+    pub(crate) fn sum(&self, name: &str) -> Checked<f64> {
+        let mut sum = 0.0;
+        for server in &self.servers {
+            sum += metric(server.http, name).map_err(|why| format!("{}: {why}", server.name))?;
+        }
+        Ok(sum)
     }
 
     /// The newest term that a server knows.
-    pub(crate) fn term(&self, observer: &Observer) -> u64 {
+    pub(crate) fn term(&self, observer: &Observer) -> Checked<u64> {
         let all = self.servers.iter().filter_map(|server| observer.status(server.grpc).ok());
-        all.map(|status| status.term).max().unwrap_or_default()
+        all.map(|status| status.term).max().ok_or_else(|| "no server says its term".into())
+    }
+
+    /// How many terms have begun since that one.
+    pub(crate) fn terms_since(&self, observer: &Observer, before: u64) -> Checked<u32> {
+        let now = self.term(observer)?;
+        let more = now.checked_sub(before).ok_or_else(|| {
+            format!("term {now} after {before}: those that knew the newer one do not answer")
+        })?;
+        Ok(u32::try_from(more)?)
     }
 
     /// The index of the server that leads.

@@ -143,14 +143,14 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
         let id = format!("{}-{}", at.ip(), at.port());
         silenced.insert(id.clone());
         let leader = scene.cluster.leader(&scene.observer, LISTED)?;
-        let term = scene.cluster.term(&scene.observer);
+        let term = scene.cluster.term(&scene.observer)?;
         spare.cut_off()?;
         let begin = Instant::now();
         scene.cluster.servers[leader].kill();
         sleep(AWAY);
         scene.cluster.servers[leader].start(stage)?;
         let time = scene.observer.until_gone(&id, begin, BETWEEN)?;
-        let changes = u32::try_from(scene.cluster.term(&scene.observer) - term)?;
+        let changes = scene.cluster.terms_since(&scene.observer, term)?;
         check(changes > 0, || "no leader was elected".to_owned())?;
         // One change of the leader: an election, and what a silent lease may be granted anew.
         let bound = TTL + (ELECTION + TTL) * changes + MARGIN;
@@ -176,17 +176,17 @@ pub(crate) fn killed(stage: &mut Stage) -> Checked {
 /// Every twentieth packet to a server is lost.
 pub(crate) fn lossy(stage: &mut Stage) -> Checked {
     let scene = Scene::open(stage)?;
-    let before = scene.cluster.sum(FAILED);
+    let before = scene.cluster.sum(FAILED)?;
     for server in &scene.machines[..SERVERS] {
         server.lose(5)?;
     }
     sleep(TROUBLE);
-    let failed = scene.cluster.sum(FAILED) - before;
-    stage.note(&format!("{failed} probes failed meanwhile"));
-    check(failed > 0.0, || "nothing was lost".to_owned())?;
     for server in &scene.machines[..SERVERS] {
         server.heal()?;
     }
+    let failed = scene.cluster.sum(FAILED)? - before;
+    stage.note(&format!("{failed} probes failed meanwhile"));
+    check(failed > 0.0, || "nothing was lost".to_owned())?;
     sleep(AFTERMATH);
     scene.close(stage, &BTreeSet::new(), LOSSY_MAX)
 }

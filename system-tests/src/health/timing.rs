@@ -134,7 +134,7 @@ fn die(
     // Anywhere between two probes and two beats.
     let phase = (round + 1) * PHASE.0 % PHASE.1;
     std::thread::sleep(INTERVAL + Duration::from_millis(phase.into()));
-    let (paused, term) = (cluster.sum(PAUSES), cluster.term(observer));
+    let (paused, term) = (cluster.sum(PAUSES)?, cluster.term(observer)?);
     let mut dead = [Instant::now(); WAYS.len()];
     for (at, home) in homes.iter().enumerate() {
         match at {
@@ -149,8 +149,8 @@ fn die(
     for (at, address) in addresses.iter().enumerate() {
         let id = format!("{}-{}", address.ip(), address.port());
         let took = observer.until_gone(&id, dead[at], GONE)?;
-        let paused = Duration::from_secs_f64((cluster.sum(PAUSES) - paused).max(0.0));
-        let changes = u32::try_from(cluster.term(observer) - term)?;
+        let paused = Duration::from_secs_f64((cluster.sum(PAUSES)? - paused).max(0.0));
+        let changes = cluster.terms_since(observer, term)?;
         // What one change of the leader costs at this TTL is an election and a lease.
         let excused = paused + (ELECTION + TTL) * changes;
         deaths[at].push(Death { took, excused });
