@@ -7,7 +7,7 @@
 
 use hickory_proto::{
     ProtoError,
-    op::{Header, HeaderCounts, Message, MessageType, Metadata, ResponseCode},
+    op::{Header, HeaderCounts, Message, MessageType, Metadata, OpCode, ResponseCode},
     rr::{Record, RecordType},
     serialize::binary::{BinDecodable, BinDecoder, BinEncoder},
 };
@@ -210,7 +210,8 @@ pub(crate) fn same(query: &Query<'_>, ours: &[u8], theirs: &[u8]) {
     let theirs = theirs_read;
     let (all, answers) = (shown(&ours.answers), shown(&theirs.answers));
     assert!(all.starts_with(&answers), "{what}");
-    let room = if all.len() < COMPRESSED { 5 } else { all.len() - COMPRESSED };
+    // Long names cost some at the end of a datagram, where it wants room for the whole name first.
+    let room = if all.len() < COMPRESSED { 10 } else { all.len() - COMPRESSED };
     assert!(all.len() <= answers.len() + room, "{what}: {} of {}", answers.len(), all.len());
     let cut = all.len() > answers.len();
     let mut metadata = theirs.metadata;
@@ -219,7 +220,14 @@ pub(crate) fn same(query: &Query<'_>, ours: &[u8], theirs: &[u8]) {
     assert_eq!(shown(&theirs.authorities), shown(&ours.authorities), "{what}");
     assert!(shown(&ours.additionals).starts_with(&shown(&theirs.additionals)), "{what}");
     assert_eq!(theirs.edns, ours.edns, "{what}");
-    assert_eq!(theirs.queries, ours.queries, "{what}");
+    // It repeats every question that it could read, also several, or one under another opcode. A reply that the rate limit
+    // cut short says as much as the whole one would.
+    let metadata = &ours.metadata;
+    let malformed = [ResponseCode::FormErr, ResponseCode::NotImp].contains(&metadata.response_code);
+    let unread = malformed || metadata.truncation || metadata.op_code != OpCode::Query;
+    if !(unread && ours.queries.is_empty()) {
+        assert_eq!(theirs.queries, ours.queries, "{what}: {metadata:?}");
+    }
 }
 
 /// The reply of [`Front::answer`].
