@@ -20,6 +20,7 @@ use machine::Machine;
 use outcome::Outcome;
 use servers::{Lab, Program};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use tokio::signal::unix::{SignalKind, signal};
 use work::Bench;
 
 /// Measures the registry side by side with what people use today.
@@ -163,7 +164,7 @@ async fn main() -> ExitCode {
     // Dropping a workload ends its servers.
     let outcome = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        outcome = told_to_stop() => outcome,
         outcome = done => outcome,
     };
     match outcome {
@@ -173,6 +174,16 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn told_to_stop() -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        asked = tokio::signal::ctrl_c() => asked?,
+        _ = terminate.recv() => {}
+    }
+    Err("interrupted".into())
 }
 
 async fn compare(arguments: &Arguments) -> Outcome {

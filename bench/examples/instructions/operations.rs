@@ -11,7 +11,7 @@ use rollcall_core::{
     record::Actor,
 };
 use rollcall_dns::{
-    Catalog, CookieSecrets, Fast, Front, Node, Query, Settings, Standing, Transport as Over,
+    Catalog, CookieSecret, Fast, Front, Node, Query, Settings, Standing, Transport as Over,
 };
 use rollcall_proto::stored::{decode_command, encode_command};
 use std::{hint::black_box, net::Ipv4Addr, sync::Arc, time::Duration};
@@ -101,8 +101,8 @@ fn dns(times: u64) -> Outcome {
     let mut path = Fast::new(front, Fast::MEMORY, 7);
     let nodes =
         [Node { name: Label::parse("node", "n1")?, addresses: vec![Ipv4Addr::LOCALHOST.into()] }];
-    let secrets = CookieSecrets { current: [7; 16], previous: None };
-    let (standing, cookies) = (Standing::Current, Some(&secrets));
+    let secret = CookieSecret([7; 16]);
+    let (standing, cookies) = (Standing::Current, Some(&secret));
     let catalog = Catalog { state: &state, nodes: &nodes, standing, cookies };
     let mut dice = SmallRng::seed_from_u64(2);
     let mut reply = Vec::with_capacity(4_096);

@@ -84,13 +84,22 @@ impl Meter {
     /// Something that should have begun at `began` is done now, and was `count` things in one.
     pub(crate) fn done(&self, began: Instant, count: u64) {
         let now = Instant::now();
-        if now < self.from || now >= self.until {
-            return;
+        if (self.from..self.until).contains(&now) {
+            self.count(now - began, count);
         }
+    }
+
+    /// A call that was due in the window is done, whenever that is.
+    fn answered(&self, due: Instant) {
+        if (self.from..self.until).contains(&due) {
+            self.count(due.elapsed(), 1);
+        }
+    }
+
+    fn count(&self, wait: Duration, count: u64) {
         let mut tally = self.tally.borrow_mut();
         tally.0 += count;
-        let wait = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-        tally.1.saturating_record(wait);
+        tally.1.saturating_record(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
     }
 
     fn seen(self, servers: Duration, load: Duration) -> Seen {
@@ -160,7 +169,7 @@ pub(crate) async fn paced<F: Future<Output = Outcome>>(
                 biased;
                 Some(done) = running.next(), if !running.is_empty() => {
                     let done: Outcome<Instant> = done;
-                    meter.done(done?, 1);
+                    meter.answered(done?);
                 }
                 due = pace.recv(), if running.len() < UNDER_WAY => {
                     let Some(due) = due else { break };
@@ -172,11 +181,7 @@ pub(crate) async fn paced<F: Future<Output = Outcome>>(
         }
         // What is under way belongs to the window: its latency counts, how late it may be.
         while let Some(done) = running.next().await {
-            let due = done?;
-            if due < meter.until {
-                let wait = u64::try_from((Instant::now() - due).as_nanos())?;
-                meter.tally.borrow_mut().1.saturating_record(wait);
-            }
+            meter.answered(done?);
         }
         Ok(())
     })

@@ -29,7 +29,6 @@ pub(crate) enum Program {
     Etcd,
     Knot,
     Dnsmasq,
-    Valgrind,
 }
 
 impl Program {
@@ -38,7 +37,6 @@ impl Program {
             Self::Etcd => "etcd",
             Self::Knot => "knotd",
             Self::Dnsmasq => "dnsmasq",
-            Self::Valgrind => "valgrind",
         }
     }
 
@@ -47,7 +45,6 @@ impl Program {
             Self::Etcd => "etcd-server",
             Self::Knot => "knot",
             Self::Dnsmasq => "dnsmasq-base",
-            Self::Valgrind => "valgrind",
         }
     }
 
@@ -119,7 +116,7 @@ impl Lab {
         let builder = builder.prefix("rollcall-bench-");
         let directory = match directory {
             Some(parent) => builder.tempdir_in(parent)?,
-            None => builder.tempdir_in(rollcall.parent().unwrap_or(Path::new(".")))?,
+            None => builder.tempdir_in(rollcall.parent().unwrap_or_else(|| Path::new(".")))?,
         };
         Ok(Self { rollcall, directory })
     }

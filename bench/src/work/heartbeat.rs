@@ -129,7 +129,8 @@ async fn peer(bench: &mut Bench, leases: usize) -> Outcome {
         for (at, own) in leases.chunks(share).take(STREAMS).enumerate() {
             streams.push((etcd::Beats::open(&channels[at % CONNECTIONS], own[0]).await?, own));
         }
-        let seen = load::closed(bench.window(), &etcd.pids(), async |meter| {
+        let pids = etcd.pids();
+        let seen = load::closed(bench.window(), &pids, async |meter| {
             let loops =
                 streams.into_iter().map(|(stream, own)| keep_alive(meter, stream, own, shape));
             try_join_all(loops).await

@@ -144,7 +144,7 @@ async fn measure(
         used.as_secs_f64() * 1e6 / waits.len() as f64,
     );
     if repeat == 0 && shape.services == 1 && shape.watchers == 1_000 {
-        let quantiles = (1..100_u32).map(|percent| f64::from(percent));
+        let quantiles = (1..100_u32).map(f64::from);
         let points = quantiles.map(|percent| (micros(percent / 100.0) / 1e3, percent)).collect();
         bench.report.curve(Curve {
             plot: "watch-1000",
