@@ -111,18 +111,31 @@ impl Process {
 
     /// SIGTERM, and SIGKILL where that is not heard.
     pub(crate) fn stop(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+        let asked = self.signal(Signal::TERM).is_ok();
         let until = std::time::Instant::now() + FAREWELL;
         while asked && std::time::Instant::now() < until {
-            if matches!(child.try_wait(), Ok(Some(_))) {
-                self.child = None;
+            if matches!(self.has_ended(), Ok(true)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         self.kill();
+    }
+
+    /// Sends a signal and waits for nothing.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
+        let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        Ok(kill_process(pid.ok_or("not running")?, signal)?)
+    }
+
+    /// Whether it is not running, or not any more.
+    pub(crate) fn has_ended(&mut self) -> Outcome<bool> {
+        if let Some(child) = &mut self.child
+            && child.try_wait()?.is_some()
+        {
+            self.child = None;
+        }
+        Ok(self.child.is_none())
     }
 
     pub(crate) fn is_running(&self) -> bool {

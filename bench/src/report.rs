@@ -2,10 +2,14 @@
 
 use crate::{load::Seen, machine::Machine, outcome::Outcome};
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 /// Ours; every other subject is a peer. Variants are `rollcall, something`.
 pub(crate) const OURS: &str = "rollcall";
+
+pub(crate) const THROUGHPUT: &str = "throughput";
+pub(crate) const SERVERS: &str = "servers busy";
+pub(crate) const LOAD: &str = "load busy";
 
 /// One figure of one repeat.
 #[derive(Debug, Clone)]
@@ -75,7 +79,7 @@ impl Report {
 
     /// Throughput of a closed loop, and who was busy meanwhile.
     pub(crate) fn rate(&mut self, of: Of<'_>, seen: &Seen) {
-        self.add(of, "throughput", "1/s", seen.rate);
+        self.add(of, THROUGHPUT, "1/s", seen.rate);
         self.add(of, "latency p50, closed loop", "us", seen.micros(0.5));
         self.busy(of, seen);
     }
@@ -91,8 +95,8 @@ impl Report {
     }
 
     pub(crate) fn busy(&mut self, of: Of<'_>, seen: &Seen) {
-        self.add(of, "servers busy", "cores", seen.servers);
-        self.add(of, "load busy", "cores", seen.load);
+        self.add(of, SERVERS, "cores", seen.servers);
+        self.add(of, LOAD, "cores", seen.load);
     }
 
     pub(crate) fn curve(&mut self, curve: Curve) {
@@ -119,6 +123,16 @@ impl Report {
         };
         spread(self.samples.iter().filter(fits).map(|sample| sample.value).collect())
             .map(|(_, median, _)| median)
+    }
+
+    /// Cores that the servers and the load kept busy, beside the figure that hangs on them.
+    fn cores(&self, row: &Row) -> String {
+        let of = Of(row.workload, &row.case, &row.subject);
+        let busy = || Some((self.median(of, SERVERS)?, self.median(of, LOAD)?));
+        match busy().filter(|_| row.metric == THROUGHPUT) {
+            Some((servers, load)) => format!("{servers:.2} + {load:.2}"),
+            None => String::new(),
+        }
     }
 
     /// In the order of the first sample of each; ours once for every peer.
@@ -175,18 +189,12 @@ impl Report {
         for (program, version) in &machine.versions {
             writeln!(text, "- {program}: {version}")?;
         }
-        let mut tables: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
-        for row in self.rows() {
-            tables.entry(row.workload).or_default().push(row);
-        }
-        for (workload, rows) in &tables {
+        for (workload, rows) in tables(self.rows()) {
             writeln!(text, "\n### {workload}\n")?;
-            writeln!(text, "| case | metric | subject | median | min - max | against |")?;
-            writeln!(text, "|---|---|---|---:|---:|---|")?;
-            // Who was busy stands in the JSON; here it would bury the rest.
-            let shown = rows.iter().filter(|row| row.unit != "cores");
-            for line in merge(shown.cloned().collect()) {
-                writeln!(text, "{line}")?;
+            writeln!(text, "| case | metric | subject | median | min - max | against | cores |")?;
+            writeln!(text, "|---|---|---|---:|---:|---|---:|")?;
+            for (row, ratios) in merge(rows) {
+                writeln!(text, "{} {} |", line(&row, &ratios), self.cores(&row))?;
             }
         }
         if !self.notes.is_empty() {
@@ -197,6 +205,30 @@ impl Report {
         }
         Ok(text)
     }
+}
+
+/// The tables in the order of their first samples. Within one, figures of one case and metric stand together, ours first;
+/// who was busy is a column there and no line.
+fn tables(rows: Vec<Row>) -> Vec<(&'static str, Vec<Row>)> {
+    let mut order: Vec<(&'static str, String, String)> = Vec::new();
+    let mut placed: Vec<(usize, bool, Row)> = Vec::new();
+    for row in rows.into_iter().filter(|row| row.unit != "cores") {
+        let key = (row.workload, row.case.clone(), row.metric.clone());
+        let at = order.iter().position(|known| *known == key).unwrap_or_else(|| {
+            order.push(key);
+            order.len() - 1
+        });
+        placed.push((at, !row.subject.starts_with(OURS), row));
+    }
+    placed.sort_by_key(|(at, theirs, _)| (*at, *theirs));
+    let mut tables: Vec<(&'static str, Vec<Row>)> = Vec::new();
+    for (_, _, row) in placed {
+        match tables.iter_mut().find(|(workload, _)| *workload == row.workload) {
+            Some((_, rows)) => rows.push(row),
+            None => tables.push((row.workload, vec![row])),
+        }
+    }
+    tables
 }
 
 fn row(first: &Sample, values: Vec<f64>) -> Option<Row> {
@@ -235,8 +267,8 @@ fn beside(row: &Row, all: &[Row]) -> Vec<Row> {
     if found.is_empty() { vec![row.clone()] } else { found }
 }
 
-/// Lines of a table; ours with all its ratios in one.
-fn merge(rows: Vec<Row>) -> Vec<String> {
+/// Rows of a table; ours with all its ratios in one.
+fn merge(rows: Vec<Row>) -> Vec<(Row, Vec<String>)> {
     let mut lines: Vec<(Row, Vec<String>)> = Vec::new();
     for row in rows {
         let ratio =
@@ -249,20 +281,21 @@ fn merge(rows: Vec<Row>) -> Vec<String> {
             None => lines.push((row, ratio.into_iter().collect())),
         }
     }
-    let shown = lines.into_iter().map(|(row, ratios)| {
-        format!(
-            "| {} | {} | {} | {} {} | {} - {} | {} |",
-            row.case,
-            row.metric,
-            row.subject,
-            number(row.median),
-            row.unit,
-            number(row.min),
-            number(row.max),
-            ratios.join(", ")
-        )
-    });
-    shown.collect()
+    lines
+}
+
+fn line(row: &Row, ratios: &[String]) -> String {
+    format!(
+        "| {} | {} | {} | {} {} | {} - {} | {} |",
+        row.case,
+        row.metric,
+        row.subject,
+        number(row.median),
+        row.unit,
+        number(row.min),
+        number(row.max),
+        ratios.join(", ")
+    )
 }
 
 /// Three digits that matter, thousands apart.
@@ -298,7 +331,7 @@ mod tests {
         let mut report = Report::default();
         for (subject, values) in [("rollcall", [30.0, 10.0, 20.0]), ("etcd", [4.0, 6.0, 5.0])] {
             for value in values {
-                report.add(Of("register", "64 in flight", subject), "throughput", "1/s", value);
+                report.add(Of("register", "64 in flight", subject), THROUGHPUT, "1/s", value);
             }
         }
         report
@@ -316,7 +349,7 @@ mod tests {
     #[test]
     fn a_case_that_the_peer_did_not_run_has_no_ratio() {
         let mut report = report();
-        report.add(Of("register", "1 in flight", "rollcall"), "throughput", "1/s", 1.0);
+        report.add(Of("register", "1 in flight", "rollcall"), THROUGHPUT, "1/s", 1.0);
         let rows = report.rows();
         let alone = rows.iter().find(|row| row.case == "1 in flight");
         assert_eq!(alone.map(|row| row.ratio), Some(None));

@@ -5,6 +5,7 @@ use super::{Bench, LONG, place_load};
 use crate::{
     load::{etcd, rollcall},
     outcome::Outcome,
+    process::Process,
     report::Of,
     servers::{Size, etcd::Etcd, rollcall::Rollcall},
 };
@@ -13,43 +14,51 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use rollcall_proto::v1::Consistency;
+use rustix::process::Signal;
 use std::{
     net::SocketAddr,
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     net::UdpSocket,
+    sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tonic::transport::Channel;
 
 const WORKLOAD: &str = "failover";
-const CASE: &str = "SIGKILL of the leader of 3, default timing";
 /// A try begins so often at each living node, whatever became of the one before.
 const PACE: Duration = Duration::from_millis(5);
 /// Longest wait for one try; for a whole recovery.
 const TRY: Duration = Duration::from_secs(1);
 const WHOLE: Duration = Duration::from_secs(30);
-/// Reads go on so long after writes succeed again.
-const AFTER: Duration = Duration::from_millis(500);
+/// Tries go on so long after the leader has ended, and until they have succeeded again.
+const AFTER: Duration = Duration::from_secs(3);
+const RECENT: Duration = Duration::from_millis(200);
 const SERVICE: &str = "standing";
 const INSTANCES: usize = 3;
 
+/// How a leader goes, and what that is called.
+const ENDS: [(&str, Signal); 2] = [
+    ("SIGKILL of the leader of 3, default timing", Signal::KILL),
+    ("SIGTERM of the leader of 3, default timing", Signal::TERM),
+];
+
 pub(crate) async fn run(bench: &mut Bench) -> Outcome {
     bench.report.note(
-        "failover: writes, linearizable reads and stale reads are tried at both living members every 5 ms from the \
-         moment of the kill; the first success counts. Servers and load share both cores. DNS is asked at both living \
-         nodes of ours.",
+        "failover: writes and linearizable reads are tried at both other members, at each every 5 ms; what counts is the \
+         longest time without an acknowledged one from the signal until 3 s after the leader has ended. Stale reads, and \
+         DNS queries with ours, go to both as well, one after the other. Servers and load share both cores.",
     );
-    let rounds = bench.pick(2, 5);
+    let rounds = bench.pick(2, 5).max(bench.repeats);
     place_load(Size::Three)?;
-    bench.steps(rounds * 2);
+    bench.steps(rounds * ENDS.len() * 2);
     let mut theirs = Etcd::start(&bench.lab, Size::Three).await?;
     let mut ours = Rollcall::start(&bench.lab, Size::Three, &[]).await?;
     let first = rollcall::channel(ours.nodes[0].api)?;
@@ -57,118 +66,152 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
     rollcall::fill(&first, items.collect()).await?;
     etcd::put(&rollcall::channel(theirs.members[0].api)?, SERVICE, 0, 0).await?;
     for round in 0..rounds {
-        bench.step("failover, etcd");
-        peer(bench, &mut theirs, round).await?;
-        sleep(Duration::from_secs(1)).await;
-        bench.step("failover, rollcall");
-        our_round(bench, &mut ours, round).await?;
-        sleep(Duration::from_secs(1)).await;
+        for (case, signal) in ENDS {
+            bench.step(&format!("failover, etcd, {case}"));
+            peer(bench, &mut theirs, round, Of(WORKLOAD, case, "etcd"), signal).await?;
+            sleep(Duration::from_secs(1)).await;
+            bench.step(&format!("failover, rollcall, {case}"));
+            our_round(bench, &mut ours, round, Of(WORKLOAD, case, "rollcall"), signal).await?;
+            sleep(Duration::from_secs(1)).await;
+        }
     }
     Ok(())
 }
 
-async fn peer(bench: &mut Bench, etcd: &mut Etcd, round: usize) -> Outcome {
+async fn peer(
+    bench: &mut Bench,
+    etcd: &mut Etcd,
+    round: usize,
+    of: Of<'_>,
+    signal: Signal,
+) -> Outcome {
     let leader = etcd.leader().await?;
-    let living: Vec<SocketAddr> = etcd
-        .members
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| *at != leader)
-        .map(|(_, m)| m.api)
-        .collect();
-    let mut tries = JoinSet::new();
-    let stale = Stale::default();
-    for api in living {
-        let channel = connected(api).await?;
+    let (mut tries, (tell, told)) = (JoinSet::new(), mpsc::unbounded_channel());
+    let stale = Readers::default();
+    for (_, member) in etcd.members.iter().enumerate().filter(|(at, _)| *at != leader) {
+        let channel = connected(member.api).await?;
         tries.spawn(stale.clone().keep_asking(channel.clone(), range_stale));
-        tries.spawn(repeat(channel.clone(), "write", move |channel| put(channel, round)));
-        tries.spawn(repeat(channel, "read", range_linearizable));
+        let write = move |channel| put(channel, round);
+        tries.spawn(repeat(channel.clone(), What::Write, tell.clone(), write));
+        tries.spawn(repeat(channel, What::Read, tell.clone(), range_linearizable));
     }
-    sleep(Duration::from_millis(200)).await;
-    etcd.members[leader].process.kill();
-    let of = Of(WORKLOAD, CASE, "etcd");
-    recover(bench, of, &stale, &mut tries).await?;
-    etcd.members[leader].process.start()?;
-    etcd.members[leader].ready().await
+    let leader = &mut etcd.members[leader];
+    recover(bench, of, &mut leader.process, signal, told).await?;
+    tries.shutdown().await;
+    stale.tell(bench, of, "stale reads");
+    leader.process.start()?;
+    leader.ready().await
 }
 
-async fn our_round(bench: &mut Bench, registry: &mut Rollcall, round: usize) -> Outcome {
+async fn our_round(
+    bench: &mut Bench,
+    registry: &mut Rollcall,
+    round: usize,
+    of: Of<'_>,
+    signal: Signal,
+) -> Outcome {
     let leader = registry.leader().await?;
-    let mut tries = JoinSet::new();
-    let (stale, dns) = (Stale::default(), Stale::default());
+    let (mut tries, (tell, told)) = (JoinSet::new(), mpsc::unbounded_channel());
+    let (stale, dns) = (Readers::default(), Readers::default());
     for (_, node) in registry.nodes.iter().enumerate().filter(|(at, _)| *at != leader) {
         let channel = connected(node.api).await?;
         tries.spawn(stale.clone().keep_asking(channel.clone(), resolve_stale));
         tries.spawn(dns.clone().keep_querying(node.dns));
-        tries.spawn(repeat(channel.clone(), "write", move |channel| register(channel, round)));
-        tries.spawn(repeat(channel, "read", resolve_linearizable));
+        let write = move |channel| register(channel, round);
+        tries.spawn(repeat(channel.clone(), What::Write, tell.clone(), write));
+        tries.spawn(repeat(channel, What::Read, tell.clone(), resolve_linearizable));
     }
-    sleep(Duration::from_millis(200)).await;
-    registry.nodes[leader].process.kill();
-    let of = Of(WORKLOAD, CASE, "rollcall");
-    recover(bench, of, &stale, &mut tries).await?;
-    bench.report.add(of, "DNS queries meanwhile", "", dns.asked.load(Ordering::Relaxed) as f64);
-    bench.report.add(
-        of,
-        "DNS queries unanswered or wrong",
-        "",
-        dns.failed.load(Ordering::Relaxed) as f64,
-    );
-    registry.nodes[leader].process.start()?;
-    registry.nodes[leader].ready().await
+    let leader = &mut registry.nodes[leader];
+    recover(bench, of, &mut leader.process, signal, told).await?;
+    tries.shutdown().await;
+    stale.tell(bench, of, "stale reads");
+    dns.tell(bench, of, "DNS queries");
+    leader.process.start()?;
+    leader.ready().await
 }
 
-/// Waits for the first write and the first linearizable read that began after the kill, from now.
+/// Sends the signal, and waits until the process has ended and both others have worked for a while since.
 async fn recover(
     bench: &mut Bench,
     of: Of<'_>,
-    stale: &Stale,
-    tries: &mut JoinSet<Tried>,
+    leader: &mut Process,
+    signal: Signal,
+    mut told: mpsc::UnboundedReceiver<(What, Instant)>,
 ) -> Outcome {
-    let killed = Instant::now();
-    GATE.store(true, Ordering::Relaxed);
-    let (mut written, mut read) = (None, None);
-    while written.is_none() || read.is_none() {
-        let tried = timeout(WHOLE, tries.join_next()).await;
-        let (what, done) =
-            tried.map_err(|_| format!("no recovery within {WHOLE:?}"))?.ok_or("no tries")??;
-        let slot = if what == "write" { &mut written } else { &mut read };
-        slot.get_or_insert(done - killed);
+    // All connections have been made and used by then.
+    sleep(Duration::from_millis(300)).await;
+    while told.try_recv().is_ok() {}
+    let asked = Instant::now();
+    leader.signal(signal)?;
+    let (mut write, mut read, mut ended) = (Gap::new(asked), Gap::new(asked), None);
+    loop {
+        if let Ok(Some((what, done))) = timeout(PACE, told.recv()).await {
+            match what {
+                What::Write => write.done(done),
+                What::Read => read.done(done),
+            }
+        }
+        let now = Instant::now();
+        if ended.is_none() && leader.has_ended()? {
+            ended = Some(now);
+        }
+        let works = now - write.last < RECENT && now - read.last < RECENT;
+        if works && ended.is_some_and(|ended| now - ended > AFTER) {
+            break;
+        }
+        if now - asked > WHOLE {
+            return Err(format!("no recovery within {WHOLE:?} of the end of a leader").into());
+        }
     }
-    sleep(AFTER).await;
-    GATE.store(false, Ordering::Relaxed);
-    tries.shutdown().await;
-    let millis = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64() * 1e3;
-    bench.report.add(of, "kill to first write", "ms", millis(written));
-    bench.report.add(of, "kill to first linearizable read", "ms", millis(read));
-    bench.report.add(of, "stale reads meanwhile", "", stale.asked.load(Ordering::Relaxed) as f64);
-    bench.report.add(of, "stale reads failed", "", stale.failed.load(Ordering::Relaxed) as f64);
+    for (gap, metric) in [(write, "no write for"), (read, "no linearizable read for")] {
+        bench.report.add(of, metric, "ms", gap.longest.as_secs_f64() * 1e3);
+    }
     Ok(())
 }
 
-/// Open from a kill on: only what begins then counts.
-static GATE: AtomicBool = AtomicBool::new(false);
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Write,
+    Read,
+}
 
-type Tried = (&'static str, Instant);
+/// The longest time between two that succeeded.
+struct Gap {
+    last: Instant,
+    longest: Duration,
+}
 
-/// Begins a try each [`PACE`] from the kill on; when the first one succeeded.
-async fn repeat<F>(channel: Channel, what: &'static str, call: impl Fn(Channel) -> F) -> Tried
-where
+impl Gap {
+    fn new(begin: Instant) -> Self {
+        Self { last: begin, longest: Duration::ZERO }
+    }
+
+    fn done(&mut self, at: Instant) {
+        self.longest = self.longest.max(at.saturating_duration_since(self.last));
+        self.last = self.last.max(at);
+    }
+}
+
+/// Begins a try each [`PACE`], and tells when one has succeeded.
+async fn repeat<F>(
+    channel: Channel,
+    what: What,
+    tell: mpsc::UnboundedSender<(What, Instant)>,
+    call: impl Fn(Channel) -> F,
+) where
     F: Future<Output = Outcome> + Send + 'static,
 {
-    while !GATE.load(Ordering::Relaxed) {
-        sleep(Duration::from_millis(1)).await;
-    }
-    let mut tries = JoinSet::new();
+    let (mut tries, mut pace) = (JoinSet::new(), interval(PACE));
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             Some(tried) = tries.join_next() => {
-                if matches!(tried, Ok(Ok(Ok(())))) {
-                    return (what, Instant::now());
+                if matches!(tried, Ok(Ok(Ok(())))) && tell.send((what, Instant::now())).is_err() {
+                    return;
                 }
             }
-            () = sleep(PACE) => {
+            _ = pace.tick() => {
                 tries.spawn(timeout(TRY, call(channel.clone())));
             }
         }
@@ -222,38 +265,40 @@ async fn connected(api: SocketAddr) -> Outcome<Channel> {
 
 /// Readers that must be answered all the time.
 #[derive(Debug, Clone, Default)]
-struct Stale {
+struct Readers {
     asked: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
 }
 
-impl Stale {
+impl Readers {
+    async fn keep_asking<F>(self, channel: Channel, ask: fn(Channel) -> F)
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        loop {
+            self.count(timeout(TRY, ask(channel.clone())).await.is_ok_and(|asked| asked.is_ok()));
+            sleep(PACE).await;
+        }
+    }
+
+    async fn keep_querying(self, server: SocketAddr) {
+        loop {
+            self.count(timeout(TRY, query(server)).await.is_ok_and(|asked| asked.is_ok()));
+            sleep(PACE).await;
+        }
+    }
+
     fn count(&self, answered: bool) {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add(u64::from(!answered), Ordering::Relaxed);
     }
 
-    async fn keep_asking<F>(self, channel: Channel, ask: fn(Channel) -> F) -> Tried
-    where
-        F: Future<Output = Outcome> + Send + 'static,
-    {
-        loop {
-            let answered = timeout(TRY, ask(channel.clone())).await;
-            if GATE.load(Ordering::Relaxed) {
-                self.count(matches!(answered, Ok(Ok(()))));
-            }
-            sleep(PACE).await;
-        }
-    }
-
-    async fn keep_querying(self, server: SocketAddr) -> Tried {
-        loop {
-            let answered = timeout(TRY, query(server)).await;
-            if GATE.load(Ordering::Relaxed) {
-                self.count(matches!(answered, Ok(Ok(()))));
-            }
-            sleep(PACE).await;
-        }
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    fn tell(&self, bench: &mut Bench, of: Of<'_>, what: &str) {
+        let (asked, failed) =
+            (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        bench.report.add(of, &format!("{what} meanwhile"), "", asked as f64);
+        bench.report.add(of, &format!("{what} failed"), "", failed as f64);
     }
 }
 

@@ -20,8 +20,8 @@ use tokio::{
 use tonic::transport::Channel;
 
 const WORKLOAD: &str = "watch";
-/// Watches on one connection; a node allows 256 streams.
-const PER_CONNECTION: usize = 100;
+/// Watches on one connection where they share; a node allows 256 streams.
+const SHARED: usize = 100;
 /// Watchers that may be opened at once.
 const OPENING: usize = 50;
 /// Longest wait for the last delivery.
@@ -34,16 +34,18 @@ struct Shape {
     services: usize,
     /// Changes each second, over all services.
     rate: f64,
+    per_connection: usize,
 }
 
 impl Shape {
     fn case(self) -> String {
         format!(
-            "{} watchers of {} services, {} changes/s ({} deliveries/s)",
+            "{} watchers of {} on {}, {}/s changes, {:.0}/s deliveries",
             self.watchers,
-            self.services,
+            counted(self.services, "service"),
+            counted(self.watchers / self.per_connection, "connection"),
             self.rate,
-            self.rate * self.each() as f64
+            self.rate * self.each() as f64,
         )
     }
 
@@ -68,14 +70,16 @@ type Delivery = (usize, usize, Instant);
 pub(crate) async fn run(bench: &mut Bench) -> Outcome {
     bench.report.note(
         "watch: from the moment at which a writer sends a change until a watcher has taken its message apart, over all \
-         watchers, so the write itself is part of it; 100 watches on each connection. One node on core 0; writer and \
-         all watchers on core 1. Memory is the resident growth of the server by the number of streams.",
+         watchers, so the write itself is part of it. One node on core 0; writer and \
+         all watchers on core 1. Memory is the resident growth of the server while \
+         the watches were opened, by their number.",
     );
     let watchers = bench.pick(1_000, 5_000);
     let shapes = [
-        Shape { watchers, services: 1, rate: 1.0 },
-        Shape { watchers, services: 50, rate: 100.0 },
-        Shape { watchers: 1_000, services: 1, rate: 20.0 },
+        Shape { watchers, services: 1, rate: 1.0, per_connection: SHARED },
+        Shape { watchers, services: 50, rate: 100.0, per_connection: SHARED },
+        Shape { watchers: 1_000, services: 1, rate: 20.0, per_connection: SHARED },
+        Shape { watchers: 1_000, services: 1, rate: 20.0, per_connection: 1 },
     ];
     bench.steps(bench.repeats * shapes.len() * 3);
     place_load(Size::One)?;
@@ -98,6 +102,10 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn service(number: usize) -> String {
@@ -123,7 +131,7 @@ async fn measure(
     let memory = process::used(pids)?.memory.saturating_sub(before.memory);
     let case = shape.case();
     let of = Of(WORKLOAD, &case, subject);
-    bench.report.add(of, "memory per stream", "bytes", memory as f64 / shape.watchers as f64);
+    bench.report.add(of, "memory a watcher", "bytes", memory as f64 / shape.watchers as f64);
 
     let length = bench.pick(Duration::from_secs(3), Duration::from_secs(4));
     let sent: Sent = Rc::new(RefCell::new(vec![Vec::new(); shape.services]));
@@ -143,7 +151,7 @@ async fn measure(
         "us",
         used.as_secs_f64() * 1e6 / waits.len() as f64,
     );
-    if repeat == 0 && shape.services == 1 && shape.watchers == 1_000 {
+    if repeat == 0 && shape.rate == 20.0 && shape.per_connection == SHARED {
         let quantiles = (1..100_u32).map(f64::from);
         let points = quantiles.map(|percent| (micros(percent / 100.0) / 1e3, percent)).collect();
         bench.report.curve(Curve {
@@ -189,9 +197,10 @@ async fn open(
     let api = match side {
         Side::Ours(api) | Side::Etcd(api) => api,
     };
-    let channels = rollcall::channels(api, shape.watchers.div_ceil(PER_CONNECTION))?;
+    let channels = rollcall::channels(api, shape.watchers.div_ceil(shape.per_connection))?;
     let opening = stream::iter(0..shape.watchers).map(|watcher| {
-        let (channel, at) = (channels[watcher / PER_CONNECTION].clone(), watcher % shape.services);
+        let (channel, at) =
+            (channels[watcher / shape.per_connection].clone(), watcher % shape.services);
         let tell = tell.clone();
         async move {
             Outcome::Ok(match side {
