@@ -14,6 +14,7 @@ use crate::{
 };
 use rollcall_proto::v1::{self, Consistency};
 use std::net::SocketAddr;
+use tonic::transport::Channel;
 
 const WORKLOAD: &str = "resolve";
 const CONNECTIONS: usize = 8;
@@ -43,8 +44,11 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
             let bare = Bare::start(&bench.lab, &reply).await?;
             bench.step(&format!("resolve, {subject}"));
             let seen = ask(bench, bare.api, &bare.pids(), 1, Consistency::Stale).await?;
+            let channels = rollcall::channels(bare.api, CONNECTIONS)?;
+            let slow = paced(bench, rate, &channels, &bare.pids(), 1, Consistency::Stale).await?;
             for (case, ..) in WAYS {
                 bench.report.rate(Of(WORKLOAD, case, subject), &seen);
+                bench.report.latency(Of(WORKLOAD, &at_half(case), subject), &slow);
             }
         }
     }
@@ -72,6 +76,22 @@ async fn ask(
     .await
 }
 
+async fn paced(
+    bench: &Bench,
+    rate: f64,
+    channels: &[Channel],
+    pids: &[u32],
+    services: usize,
+    consistency: Consistency,
+) -> Outcome<load::Seen> {
+    load::paced(rate, bench.window(), pids, |number| async move {
+        let number = usize::try_from(number)?;
+        let request = rollcall::look_up(&service(number % services), consistency);
+        unread(&channels[number % CONNECTIONS], RESOLVE, request).await.map(drop)
+    })
+    .await
+}
+
 /// The reply, for the bare servers.
 async fn ours(bench: &mut Bench, services: usize, rate: f64) -> Outcome<v1::ResolveResponse> {
     let registry = Rollcall::start(&bench.lab, Size::One, &[]).await?;
@@ -85,13 +105,8 @@ async fn ours(bench: &mut Bench, services: usize, rate: f64) -> Outcome<v1::Reso
         let seen = ask(bench, api, &pids, services, consistency).await?;
         bench.report.rate(Of(WORKLOAD, case, "rollcall"), &seen);
         let channels = rollcall::channels(api, CONNECTIONS)?;
-        let channels = &channels;
-        let seen = load::paced(rate, bench.window(), &pids, |number| async move {
-            let number = usize::try_from(number)?;
-            let request = rollcall::look_up(&service(number % services), consistency);
-            unread(&channels[number % CONNECTIONS], RESOLVE, request).await.map(drop)
-        });
-        bench.report.latency(Of(WORKLOAD, &paced(case), "rollcall"), &seen.await?);
+        let seen = paced(bench, rate, &channels, &pids, services, consistency).await?;
+        bench.report.latency(Of(WORKLOAD, &at_half(case), "rollcall"), &seen);
     }
     let request = rollcall::look_up(&service(0), Consistency::Stale);
     let reply = rollcall::discovery(&channel).resolve(request).await?.into_inner();
@@ -103,7 +118,7 @@ async fn ours(bench: &mut Bench, services: usize, rate: f64) -> Outcome<v1::Reso
     Ok(reply)
 }
 
-fn paced(case: &str) -> String {
+fn at_half(case: &str) -> String {
     format!("{case}, half of etcd's stale rate")
 }
 
@@ -134,7 +149,7 @@ async fn peer(bench: &mut Bench, services: usize) -> Outcome<f64> {
             let request = etcd::look_up(&service(number % services), serializable);
             unread(&channels[number % CONNECTIONS], RANGE, request).await.map(drop)
         });
-        bench.report.latency(Of(WORKLOAD, &paced(case), "etcd"), &seen.await?);
+        bench.report.latency(Of(WORKLOAD, &at_half(case), "etcd"), &seen.await?);
     }
     Ok(rate)
 }
