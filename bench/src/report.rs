@@ -4,7 +4,7 @@ use crate::{load::Seen, machine::Machine, outcome::Outcome};
 use serde::Serialize;
 use std::{fmt::Write as _, path::Path};
 
-/// Ours; every other subject is a peer. Variants are `rollcall, something`.
+/// Ours; every other subject is a peer.
 pub(crate) const OURS: &str = "rollcall";
 
 pub(crate) const THROUGHPUT: &str = "throughput";
@@ -125,18 +125,14 @@ impl Report {
             .map(|(_, median, _)| median)
     }
 
-    /// Cores that the servers and the load kept busy, beside the figure that hangs on them.
-    fn cores(&self, row: &Row) -> String {
-        let of = Of(row.workload, &row.case, &row.subject);
-        let busy = || Some((self.median(of, SERVERS)?, self.median(of, LOAD)?));
-        match busy().filter(|_| row.metric == THROUGHPUT) {
-            Some((servers, load)) => format!("{servers:.2} + {load:.2}"),
-            None => String::new(),
-        }
+    /// As [`Report::alone`], and ours once for every peer.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let alone = self.alone();
+        alone.iter().flat_map(|row| beside(row, &alone)).collect()
     }
 
-    /// In the order of the first sample of each; ours once for every peer.
-    pub(crate) fn rows(&self) -> Vec<Row> {
+    /// One for each figure of each subject, in the order of their first samples.
+    fn alone(&self) -> Vec<Row> {
         let mut order: Vec<(&Sample, Vec<f64>)> = Vec::new();
         for sample in &self.samples {
             let same = |(first, _): &&mut (&Sample, _)| {
@@ -148,9 +144,7 @@ impl Report {
                 None => order.push((sample, vec![sample.value])),
             }
         }
-        let alone: Vec<Row> =
-            order.into_iter().filter_map(|(first, values)| row(first, values)).collect();
-        alone.iter().flat_map(|row| beside(row, &alone)).collect()
+        order.into_iter().filter_map(|(first, values)| row(first, values)).collect()
     }
 
     pub(crate) fn json(&self, machine: &Machine, command: &str, quick: bool) -> Outcome<String> {
@@ -172,7 +166,7 @@ impl Report {
             .map_err(|error| format!("write {}: {error}", path.display()).into())
     }
 
-    /// Machine, then a table for each workload, then notes.
+    /// Machine, then a table for each workload, then notes. `2.80 x` beside a peer is our median by the peer's.
     pub(crate) fn markdown(&self, machine: &Machine, command: &str) -> Outcome<String> {
         let mut text = String::new();
         writeln!(text, "Command: `{command}`\n")?;
@@ -186,16 +180,14 @@ impl Report {
             machine.kernel,
             machine.load_before
         )?;
+        writeln!(text, "Median (smallest - largest); bold beside a peer: our median by the peer's.\n")?;
         for (program, version) in &machine.versions {
             writeln!(text, "- {program}: {version}")?;
         }
-        for (workload, rows) in tables(self.rows()) {
-            writeln!(text, "\n### {workload}\n")?;
-            writeln!(text, "| case | metric | subject | median | min - max | against | cores |")?;
-            writeln!(text, "|---|---|---|---:|---:|---|---:|")?;
-            for (row, ratios) in merge(rows) {
-                writeln!(text, "{} {} |", line(&row, &ratios), self.cores(&row))?;
-            }
+        let rows = self.alone();
+        for workload in unique(rows.iter().map(|row| row.workload)) {
+            let rows: Vec<&Row> = rows.iter().filter(|row| row.workload == workload).collect();
+            writeln!(text, "\n### {workload}\n\n{}", table(&rows))?;
         }
         if !self.notes.is_empty() {
             writeln!(text)?;
@@ -205,30 +197,6 @@ impl Report {
         }
         Ok(text)
     }
-}
-
-/// The tables in the order of their first samples. Within one, figures of one case and metric stand together, ours first;
-/// who was busy is a column there and no line.
-fn tables(rows: Vec<Row>) -> Vec<(&'static str, Vec<Row>)> {
-    let mut order: Vec<(&'static str, String, String)> = Vec::new();
-    let mut placed: Vec<(usize, bool, Row)> = Vec::new();
-    for row in rows.into_iter().filter(|row| row.unit != "cores") {
-        let key = (row.workload, row.case.clone(), row.metric.clone());
-        let at = order.iter().position(|known| *known == key).unwrap_or_else(|| {
-            order.push(key);
-            order.len() - 1
-        });
-        placed.push((at, !row.subject.starts_with(OURS), row));
-    }
-    placed.sort_by_key(|(at, theirs, _)| (*at, *theirs));
-    let mut tables: Vec<(&'static str, Vec<Row>)> = Vec::new();
-    for (_, _, row) in placed {
-        match tables.iter_mut().find(|(workload, _)| *workload == row.workload) {
-            Some((_, rows)) => rows.push(row),
-            None => tables.push((row.workload, vec![row])),
-        }
-    }
-    tables
 }
 
 fn row(first: &Sample, values: Vec<f64>) -> Option<Row> {
@@ -252,12 +220,12 @@ fn row(first: &Sample, values: Vec<f64>) -> Option<Row> {
 /// Ours once for every peer that did the same; others as they are.
 fn beside(row: &Row, all: &[Row]) -> Vec<Row> {
     let peers = all.iter().filter(|other| {
-        !other.subject.starts_with(OURS)
+        other.subject != OURS
             && (other.workload, &other.case, &other.metric)
                 == (row.workload, &row.case, &row.metric)
     });
     let mut found: Vec<Row> = Vec::new();
-    if row.subject.starts_with(OURS) && row.unit != "cores" {
+    if row.subject == OURS && row.unit != "cores" {
         found.extend(peers.map(|peer| Row {
             peer: Some(peer.subject.clone()),
             ratio: (peer.median != 0.0).then(|| row.median / peer.median),
@@ -267,35 +235,61 @@ fn beside(row: &Row, all: &[Row]) -> Vec<Row> {
     if found.is_empty() { vec![row.clone()] } else { found }
 }
 
-/// Rows of a table; ours with all its ratios in one.
-fn merge(rows: Vec<Row>) -> Vec<(Row, Vec<String>)> {
-    let mut lines: Vec<(Row, Vec<String>)> = Vec::new();
-    for row in rows {
-        let ratio =
-            row.ratio.zip(row.peer.clone()).map(|(ratio, peer)| format!("{ratio:.2} x {peer}"));
-        let same = |(other, _): &&mut (Row, _)| {
-            (&other.case, &other.subject, &other.metric) == (&row.case, &row.subject, &row.metric)
-        };
-        match lines.iter_mut().find(same) {
-            Some((_, ratios)) => ratios.extend(ratio),
-            None => lines.push((row, ratio.into_iter().collect())),
+/// Each once, where it stands first.
+fn unique<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for one in all {
+        if !found.contains(&one) {
+            found.push(one);
         }
     }
-    lines
+    found
 }
 
-fn line(row: &Row, ratios: &[String]) -> String {
-    format!(
-        "| {} | {} | {} | {} {} | {} - {} | {} |",
-        row.case,
-        row.metric,
-        row.subject,
-        number(row.median),
-        row.unit,
-        number(row.min),
-        number(row.max),
-        ratios.join(", ")
-    )
+/// A line for each case and metric, a column for each subject, ours first.
+fn table(rows: &[&Row]) -> String {
+    let mut subjects = unique(rows.iter().map(|row| &*row.subject));
+    subjects.sort_by_key(|subject| *subject != OURS);
+    let mut lines = vec![
+        format!("| case | figure | {} |", subjects.join(" | ")),
+        format!("|---|---|{}", "---:|".repeat(subjects.len())),
+    ];
+    for case in unique(rows.iter().map(|row| &*row.case)) {
+        let rows: Vec<&Row> = rows.iter().copied().filter(|row| row.case == case).collect();
+        for (metric, unit) in unique(rows.iter().map(|row| (&*row.metric, row.unit))) {
+            let find = |subject: &str, metric: &str| {
+                rows.iter().copied().find(|row| (&*row.subject, &*row.metric) == (subject, metric))
+            };
+            if metric == LOAD {
+                continue;
+            }
+            let cells = subjects.iter().map(|subject| match find(subject, metric) {
+                None => String::new(),
+                Some(row) if metric == SERVERS => {
+                    let load = find(subject, LOAD).map_or(0.0, |load| load.median);
+                    format!("{:.2} + {load:.2}", row.median)
+                }
+                Some(row) => cell(row, find(OURS, metric)),
+            });
+            let cells: Vec<String> = cells.collect();
+            let metric = if metric == SERVERS { "servers + load busy" } else { metric };
+            let comma = if unit.is_empty() { "" } else { ", " };
+            lines.push(format!("| {case} | {metric}{comma}{unit} | {} |", cells.join(" | ")));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Median, range, and with a peer our median by its own.
+fn cell(row: &Row, ours: Option<&Row>) -> String {
+    let mut text = number(row.median);
+    if row.repeats > 1 {
+        text += &format!(" ({} - {})", number(row.min), number(row.max));
+    }
+    if let Some(ours) = ours.filter(|_| row.subject != OURS && row.median != 0.0) {
+        text += &format!("; **{:.2} x**", ours.median / row.median);
+    }
+    text
 }
 
 /// Three digits that matter, thousands apart.
@@ -353,6 +347,23 @@ mod tests {
         let rows = report.rows();
         let alone = rows.iter().find(|row| row.case == "1 in flight");
         assert_eq!(alone.map(|row| row.ratio), Some(None));
+    }
+
+    #[test]
+    fn a_table_has_ours_first_and_the_ratio_beside_the_peer() {
+        let mut report = Report::default();
+        for (subject, value) in [("etcd", 5.0), ("rollcall", 20.0)] {
+            report.add(Of("register", "1 node", subject), THROUGHPUT, "1/s", value);
+            report.add(Of("register", "1 node", subject), SERVERS, "cores", 0.5);
+            report.add(Of("register", "1 node", subject), LOAD, "cores", 0.25);
+        }
+        let rows = report.alone();
+        let table = table(&rows.iter().collect::<Vec<_>>());
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "| case | figure | rollcall | etcd |");
+        assert_eq!(lines[2], "| 1 node | throughput, 1/s | 20.0 | 5.00; **4.00 x** |");
+        assert_eq!(lines[3], "| 1 node | servers + load busy, cores | 0.50 + 0.25 | 0.50 + 0.25 |");
+        assert_eq!(lines.len(), 4);
     }
 
     #[test]
