@@ -192,9 +192,9 @@ pub(crate) async fn paced<F: Future<Output = Outcome>>(
 /// a millisecond wide.
 pub(crate) fn pace(rate: f64, length: Duration) -> mpsc::UnboundedReceiver<Instant> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let begin = Instant::now();
+    // Both here: the thread may begin late.
+    let (begin, clock) = (Instant::now(), clock_gettime(ClockId::Monotonic));
     std::thread::spawn(move || {
-        let clock = clock_gettime(ClockId::Monotonic);
         for number in 1_u32.. {
             let after = Duration::from_secs_f64(f64::from(number) / rate);
             if after > length {
