@@ -180,7 +180,10 @@ impl Report {
             machine.kernel,
             machine.load_before
         )?;
-        writeln!(text, "Median (smallest - largest); bold beside a peer: our median by the peer's.\n")?;
+        writeln!(
+            text,
+            "Median (smallest - largest); bold beside a peer: our median by the peer's.\n"
+        )?;
         for (program, version) in &machine.versions {
             writeln!(text, "- {program}: {version}")?;
         }
