@@ -20,7 +20,7 @@ const FORBIDDEN: [(&str, &[&str]); 4] = [
     ("rollcall-core", &["tokio", "tonic", "openraft", "hyper", "rand", "futures", "rollcall-*"]),
     ("rollcall-dns", &["rollcall-proto", "tonic", "openraft"]),
     ("rollcall-client", &["rollcall-registry", "openraft"]),
-    ("*", &["rollcall-sim-tests"]),
+    ("*", &["rollcall-sim-tests", "rollcall-system-tests", "rollcall-bench"]),
 ];
 type Edges = BTreeMap<String, BTreeSet<String>>;
 

@@ -3,20 +3,17 @@
 //! It sends and receives in batches, so that it costs less than any server, and says how often it found nothing to do:
 //! where that is never, the load was the limit and not the server.
 
-use crate::data::{DOMAIN, INSTANCES, service};
+use super::data::{DOMAIN, INSTANCES, service};
+use crate::outcome::Outcome;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     collections::VecDeque,
-    error::Error,
-    fmt,
     io::{IoSlice, IoSliceMut},
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const SOCKETS: usize = 8;
 const BATCH: usize = 32;
@@ -37,53 +34,35 @@ pub(crate) struct Report {
     pub(crate) p99: usize,
     pub(crate) lost: u64,
     pub(crate) wrong: u64,
-    /// Answers in all, the beginning with them.
-    pub(crate) total: u64,
     /// Share of looks that found nothing to receive.
     pub(crate) idle: f64,
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { answers, p50, p99, lost, wrong, total, idle } = self;
-        write!(f, "{answers:.0} {p50} {p99} {lost} {wrong} {total} {idle:.2}")
-    }
+/// How hard to ask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pressure {
+    /// Queries under way at most.
+    pub(crate) window: u16,
+    /// Queries that begin each second; 0: as fast as the window allows.
+    pub(crate) rate: f64,
+    pub(crate) length: Duration,
 }
 
-impl Report {
-    pub(crate) fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split_whitespace();
-        let mut next = || words.next();
-        Some(Self {
-            answers: next()?.parse().ok()?,
-            p50: next()?.parse().ok()?,
-            p99: next()?.parse().ok()?,
-            lost: next()?.parse().ok()?,
-            wrong: next()?.parse().ok()?,
-            total: next()?.parse().ok()?,
-            idle: next()?.parse().ok()?,
-        })
-    }
-}
-
-/// Loads a server and reports. `rate` 0: as fast as the window allows.
+/// Loads a server and reports.
 pub(crate) fn load(
-    address: &str,
+    address: SocketAddr,
     kind: &str,
-    services: &str,
-    window: &str,
-    rate: &str,
-    seconds: &str,
-) -> Result<Report> {
-    let address: SocketAddr = address.parse()?;
-    let asker = Asker::new(kind, services.parse()?)?;
+    services: usize,
+    pressure: Pressure,
+) -> Outcome<Report> {
+    let asker = Asker::new(kind, services)?;
     wait_until_it_answers(address, &asker)?;
-    let mut run = Run::new(address, asker, window.parse()?)?;
-    run.go(rate.parse()?, Duration::from_secs_f64(seconds.parse()?))?;
+    let mut run = Run::new(address, asker, pressure.window)?;
+    run.go(pressure.rate, pressure.length)?;
     Ok(run.report())
 }
 
-fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Result<()> {
+pub(super) fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Outcome<()> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
@@ -97,7 +76,7 @@ fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Result<()> {
         );
         // A server that is not there yet refuses; that is no error here.
         let answered = socket.send(&query).is_ok() && socket.recv(&mut reply).is_ok();
-        if answered && reply[3] & 0x0F == 0 && reply[7] > 0 {
+        if answered && (asker.kind == "echo" || (reply[3] & 0x0F == 0 && reply[7] > 0)) {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(50));
@@ -113,8 +92,8 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    pub(crate) fn new(kind: &str, services: usize) -> Result<Self> {
-        const KINDS: [&str; 6] = ["a", "srv", "aaaa", "mix", "random", "cookie"];
+    pub(crate) fn new(kind: &str, services: usize) -> Outcome<Self> {
+        const KINDS: [&str; 7] = ["a", "srv", "aaaa", "mix", "random", "cookie", "echo"];
         let known = KINDS.iter().find(|known| **known == kind);
         Ok(Self { kind: known.ok_or_else(|| format!("{kind}: one of {KINDS:?}"))?, services })
     }
@@ -141,6 +120,7 @@ impl Asker {
         };
         let (number, records): (u16, usize) = match kind {
             "aaaa" => (28, 0),
+            "echo" => (1, 0),
             "srv" => (33, INSTANCES),
             "random" => (1, 0),
             _ => (1, INSTANCES),
@@ -172,9 +152,8 @@ struct Run {
     free: Vec<VecDeque<u16>>,
     places: Vec<Place>,
     waits: Vec<u32>,
-    /// Queries sent, answers received, and those that count.
+    /// Queries sent, and answers that count.
     sent: usize,
-    total: u64,
     counted: u64,
     counting: bool,
     lost: u64,
@@ -192,7 +171,7 @@ struct Place {
 }
 
 impl Run {
-    fn new(address: SocketAddr, asker: Asker, window: u16) -> Result<Self> {
+    fn new(address: SocketAddr, asker: Asker, window: u16) -> Outcome<Self> {
         let mut sockets = Vec::new();
         for _ in 0..SOCKETS {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -210,7 +189,6 @@ impl Run {
             places: vec![Place { sent: None, turn: 0, records: 0 }; window.into()],
             waits: vec![0; SLOWEST + 1],
             sent: 0,
-            total: 0,
             counted: 0,
             counting: false,
             lost: 0,
@@ -221,7 +199,7 @@ impl Run {
         })
     }
 
-    fn go(&mut self, rate: f64, length: Duration) -> Result<()> {
+    fn go(&mut self, rate: f64, length: Duration) -> Outcome<()> {
         let mut dice = SmallRng::seed_from_u64(3);
         let mut headers =
             (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
@@ -257,7 +235,7 @@ impl Run {
         Ok(())
     }
 
-    fn receive(&mut self, socket: usize, headers: &mut MultiHeaders<()>) -> Result<()> {
+    fn receive(&mut self, socket: usize, headers: &mut MultiHeaders<()>) -> Outcome<()> {
         self.looks += 1;
         let mut buffers = [[0_u8; 1500]; BATCH];
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
@@ -283,7 +261,6 @@ impl Run {
             let Some(sent) = place.sent.filter(|_| place.turn == turn) else { continue };
             place.sent = None;
             self.free[socket].push_back(at);
-            self.total += 1;
             if self.counting {
                 let records = usize::from(u16::from_be_bytes([a0, a1]));
                 let failed = !matches!(flags & 0x0F, 0 | 3);
@@ -302,7 +279,7 @@ impl Run {
         most: usize,
         dice: &mut SmallRng,
         headers: &mut MultiHeaders<()>,
-    ) -> Result<u64> {
+    ) -> Outcome<u64> {
         let count = self.free[socket].len().min(most);
         if count == 0 {
             return Ok(0);
@@ -360,7 +337,6 @@ impl Run {
             p99: at(0.99),
             lost: self.lost,
             wrong: self.wrong,
-            total: self.total,
             idle: self.empty as f64 / self.looks.max(1) as f64,
         }
     }

@@ -1,16 +1,11 @@
-//! The data that all servers answer from: services `svc00000` and so on, ten instances each, one address each.
+//! The data that all servers answer from: services `svc00000` and so on, three instances each, one address each.
 
-use rollcall_core::{
-    Command, Stamped, State,
-    command::{Register, Registration},
-    instance::{Endpoint, Spec, Transport},
-    name::{InstanceName, Label},
-    record::Actor,
-};
-use std::{fmt::Write as _, net::Ipv4Addr, sync::Arc};
+use crate::work::LONG;
+use rollcall_proto::v1;
+use std::{fmt::Write as _, net::Ipv4Addr};
 
 pub(crate) const DOMAIN: &str = "rollcall.internal";
-pub(crate) const INSTANCES: usize = 10;
+pub(crate) const INSTANCES: usize = 3;
 const PORT: u16 = 8080;
 const TTL: u32 = 5;
 /// What a weight of 100 is as an SRV weight.
@@ -31,38 +26,40 @@ fn target(ip: Ipv4Addr) -> String {
 }
 
 /// The registration of one instance; `nonce` makes it a new one.
-pub(crate) fn registration(service_number: usize, instance: usize, nonce: u128) -> Registration {
-    let endpoint = Endpoint {
-        name: Label::parse("name", "http").expect("a label"),
-        address: (address(service_number, instance), PORT).into(),
-        transport: Transport::Tcp,
-        app_protocol: "".into(),
+pub(crate) fn registration(
+    service_number: usize,
+    instance: usize,
+    nonce: u128,
+) -> v1::Registration {
+    let name = v1::InstanceName {
+        namespace: String::new(),
+        service: service(service_number),
+        instance_id: format!("i{instance}"),
     };
-    let name = InstanceName::parse("", &service(service_number), &format!("i{instance}"));
-    Registration {
-        name: name.expect("a name"),
-        spec: Arc::new(Spec::new(vec![endpoint]).expect("a spec")),
-        nonce,
-        held_generation: 0,
-        expected_revision: None,
+    let endpoint = v1::Endpoint {
+        name: "http".to_owned(),
+        host: address(service_number, instance).to_string(),
+        port: PORT.into(),
+        ..v1::Endpoint::default()
+    };
+    let ttl = prost_types::Duration::try_from(LONG).unwrap_or_default();
+    let spec = v1::InstanceSpec {
+        endpoints: vec![endpoint],
+        ttl: Some(ttl),
+        ..v1::InstanceSpec::default()
+    };
+    v1::Registration {
+        name: Some(name),
+        spec: Some(spec),
+        owner_nonce: nonce.to_be_bytes().to_vec(),
+        ..v1::Registration::default()
     }
 }
 
-pub(crate) fn register(items: Vec<Registration>) -> Stamped {
-    let actor = Actor::Owner("127.0.0.1".into());
-    let register = Register { items, actor, request_id: None, address_limit: false };
-    Stamped { wall_ms: 0, advance_ms: 1, command: Command::Register(register) }
-}
-
-/// The catalogue.
-pub(crate) fn state(services: usize) -> State {
-    let mut state = State::new(100_000);
+/// All instances.
+pub(crate) fn registrations(services: usize) -> Vec<v1::Registration> {
     let all = (0..services).flat_map(|s| (0..INSTANCES).map(move |i| registration(s, i, 1)));
-    let all: Vec<Registration> = all.collect();
-    for items in all.chunks(1_000) {
-        state.apply(&register(items.to_vec())).outcome.result.expect("registered");
-    }
-    state
+    all.collect()
 }
 
 /// The same as a zone file.

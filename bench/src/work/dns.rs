@@ -1,0 +1,144 @@
+//! DNS: answers a second of one core, and latency at a fixed rate.
+
+use super::{Bench, place_load};
+use crate::{
+    dns::{
+        data::{self, INSTANCES},
+        load::{self, Pressure, Report},
+        servers::{self, Kind, Server},
+        tcp,
+    },
+    load::{pace, rollcall},
+    outcome::Outcome,
+    process,
+    report::{LOAD, Of, SERVERS, THROUGHPUT},
+    servers::Size,
+};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::{net::SocketAddr, time::Duration};
+
+const WORKLOAD: &str = "dns";
+const QUESTIONS: [&str; 5] = ["a", "srv", "random", "mix", "echo"];
+const WINDOW: u16 = 64;
+/// Queries under way at most where they are paced.
+const PACED_WINDOW: u16 = 512;
+/// Changes a second beside queries.
+const CHANGES: f64 = 2_000.0;
+
+pub(crate) async fn run(bench: &mut Bench) -> Outcome {
+    bench.report.note(
+        "dns: server on core 0 with one thread that answers, load on core 1 with 64 queries under way over 8 sockets; \
+         10,000 services of 3 instances (dnsmasq: 1,000, addresses alone). Ours is the whole node, with the other \
+         servers' names registered over gRPC. `random` are names that do not exist; `mix` is 60 % A, 10 % AAAA, 25 % SRV, \
+         5 % random. Every answer is checked for its code and its number of records; wrong and lost ones are counted.",
+    );
+    bench.steps(bench.repeats * Kind::ALL.len() + Kind::ALL.len());
+    place_load(Size::One)?;
+    let length = bench.pick(Duration::from_millis(700), Duration::from_secs(2));
+    let closed = Pressure { window: WINDOW, rate: 0.0, length };
+    for _ in 0..bench.repeats {
+        // Half of what knot answers in this repeat is the rate for all.
+        let mut half = [0.0; QUESTIONS.len()];
+        for kind in Kind::ALL {
+            bench.step(&format!("dns, {}", kind.name()));
+            let server = servers::start(&bench.lab, kind).await?;
+            for (question, half) in QUESTIONS.into_iter().zip(&mut half) {
+                if !kind.knows(question) || bench.quick && question == "random" {
+                    continue;
+                }
+                peak(bench, &server, kind, question, closed)?;
+                if kind == Kind::Knot {
+                    *half = bench
+                        .report
+                        .median(Of(WORKLOAD, &case(question), "knot"), THROUGHPUT)
+                        .unwrap_or(0.0)
+                        / 2.0;
+                }
+                if matches!(question, "a" | "srv") && matches!(kind, Kind::Knot | Kind::Rollcall) {
+                    let paced = Pressure { window: PACED_WINDOW, rate: *half, length };
+                    let report = load::load(server.address, question, kind.services(), paced)?;
+                    let case = format!("{}, half of knot's rate", case(question));
+                    let of = Of(WORKLOAD, &case, kind.name());
+                    bench.report.add(of, "latency p50", "us", report.p50 as f64);
+                    bench.report.add(of, "latency p99", "us", report.p99 as f64);
+                }
+            }
+            if matches!(kind, Kind::Knot | Kind::Rollcall) {
+                let report = tcp::load(server.address, "a", kind.services(), length).await?;
+                note(bench, Of(WORKLOAD, "TCP, a", kind.name()), &report);
+            }
+            if let Some(api) = server.api {
+                changing(bench, &server, api, closed).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn case(question: &str) -> String {
+    // The echo stands beside both, as what the machine allows.
+    format!("UDP, {question}")
+}
+
+fn peak(
+    bench: &mut Bench,
+    server: &Server,
+    kind: Kind,
+    question: &str,
+    pressure: Pressure,
+) -> Outcome {
+    let (before, begin) = (process::used(&server.pids())?.cpu, std::time::Instant::now());
+    let report = load::load(server.address, question, kind.services(), pressure)?;
+    let used = process::used(&server.pids())?.cpu.saturating_sub(before);
+    let cases: &[&str] =
+        if question == "echo" { &["a", "srv", "random", "mix"] } else { &[question] };
+    for question in cases {
+        let case = case(question);
+        let of = Of(WORKLOAD, &case, kind.name());
+        note(bench, of, &report);
+        bench.report.add(of, SERVERS, "cores", used.as_secs_f64() / begin.elapsed().as_secs_f64());
+        // The load never sleeps: it was busy where it found answers each time that it looked.
+        bench.report.add(of, LOAD, "cores", 1.0 - report.idle);
+    }
+    Ok(())
+}
+
+fn note(bench: &mut Bench, of: Of<'_>, report: &Report) {
+    bench.report.add(of, THROUGHPUT, "1/s", report.answers);
+    let bad = report.lost + report.wrong;
+    if bad > 0 {
+        bench.report.add(of, "lost or wrong", "answers", bad as f64);
+    }
+}
+
+/// The same questions while the registry changes; changes come from a thread beside the load, on its core.
+async fn changing(
+    bench: &mut Bench,
+    server: &Server,
+    api: SocketAddr,
+    pressure: Pressure,
+) -> Outcome {
+    let (address, services) = (server.address, Kind::Rollcall.services());
+    let load = std::thread::spawn(move || load::load(address, "a", services, pressure));
+    let mut pace = pace(CHANGES, Duration::from_secs(20));
+    let (channel, mut dice) = (rollcall::channel(api)?, SmallRng::seed_from_u64(9));
+    let mut writes = tokio::task::JoinSet::new();
+    let mut made = 0_u32;
+    let begin = std::time::Instant::now();
+    while !load.is_finished() && pace.recv().await.is_some() {
+        let (at, instance) = (dice.random_range(0..services), dice.random_range(0..INSTANCES));
+        let item = data::registration(at, instance, dice.random());
+        let channel = channel.clone();
+        writes.spawn(async move { rollcall::register(&channel, vec![item]).await });
+        while let Some(written) = writes.try_join_next() {
+            written??;
+            made += 1;
+        }
+    }
+    let rate = f64::from(made) / begin.elapsed().as_secs_f64();
+    let report = load.join().map_err(|_| "the load panicked")??;
+    let of = Of(WORKLOAD, "UDP, a, beside 2,000 changes/s", "rollcall");
+    note(bench, of, &report);
+    bench.report.add(of, "changes made", "1/s", rate);
+    Ok(())
+}
