@@ -266,6 +266,32 @@ async fn a_learner_receives_everything_and_stays_a_learner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_learner_takes_the_place_of_the_old_one_and_stays_a_learner() {
+    let nodes = three(&settings()).await;
+    let seeds = vec![nodes[1].peer];
+    let options = JoinOptions { seeds, learner: true, ..JoinOptions::default() };
+    let wiped = Node::start(settings());
+    let first = options.clone();
+    wiped.run(|r| async move { r.join(first).await.unwrap() }).await;
+    let old = wiped.id();
+    let (dir, peer) = wiped.kill();
+    drop(dir);
+
+    let node = Node::open(Arc::new(tempfile::tempdir().unwrap()), peer, settings());
+    let options = JoinOptions { replace: Some(old), ..options };
+    let joined = node.run(|r| async move { r.join(options).await.unwrap() });
+    assert_eq!(tokio::time::timeout(PATIENCE, joined).await.unwrap(), Standing::Learner);
+    eventually("the old learner is no member any more, the new one is, without a vote", || {
+        let members = nodes[0].replica.status().members;
+        let standing = members.get(&node.id()).map(|member| member.standing);
+        members.len() == 4 && !members.contains_key(&old) && standing == Some(Standing::Learner)
+    })
+    .await;
+    nodes[0].put_surely("for-all").await;
+    eventually("the new learner has it", || node.has("for-all")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_node_follows_an_invitation() {
     let nodes = three(&settings()).await;
     let empty = Node::start(settings());
