@@ -67,6 +67,8 @@ pub struct Strike {
     pub lasts: Duration,
     /// Dice of this strike.
     pub seed: u64,
+    /// It strikes where it hurts most, not where its dice say.
+    pub worst: bool,
 }
 
 /// What is different from what the seed says.
@@ -103,6 +105,8 @@ pub struct Plan {
     pub kinds: Vec<usize>,
     /// The faults, in order of time.
     pub strikes: Vec<Strike>,
+    /// Points that must be reached, and how often at least.
+    pub must: &'static [(&'static str, u64)],
 }
 
 /// Dice of one aspect of a seed.
@@ -121,6 +125,8 @@ impl Plan {
     pub fn of(seed: u64, overrides: &Overrides) -> Self {
         let mut shape = dice(seed, "shape");
         let voters = pick(&mut shape, &[1, 3, 3, 3, 5, 5]);
+        // A checker that is alone never doubts itself.
+        let voters = if is_about_checks(seed) { voters.max(3) } else { voters };
         let learners = pick(&mut shape, &[0, 0, 0, 1]);
         let length = overrides.length.unwrap_or(Duration::from_secs(30));
         let (kinds, strikes) = strikes(seed, length, overrides.faults.as_deref());
@@ -137,6 +143,7 @@ impl Plan {
             mix: mix(seed, overrides.fewer.max(1)),
             kinds,
             strikes,
+            must: &[],
         }
     }
 
@@ -178,6 +185,7 @@ fn timing(seed: u64) -> Timing {
 }
 
 fn mix(seed: u64, fewer: usize) -> Mix {
+    let least_probed = if is_about_checks(seed) { 4 } else { 0 };
     let mut dice = dice(seed, "mix");
     let some = |count: usize| count.div_ceil(fewer);
     Mix {
@@ -193,12 +201,17 @@ fn mix(seed: u64, fewer: usize) -> Mix {
         stuck: pick(&mut dice, &[0, 0, 1, 2]),
         operator: pick(&mut dice, &[true, false]),
         lookups: pick(&mut dice, &[true, true, true, false]),
-        probed: some(pick(&mut dice, &[0, 0, 4, 12])),
+        probed: some(pick(&mut dice, &[0, 0, 4, 12])).max(least_probed),
     }
 }
 
-/// Each kind of fault is in with one chance of three, and then strikes at its own pace; in one seed of twelve only targets
-/// of checks and the way to them suffer.
+/// Some promises about checks can be judged only where nothing else goes wrong: one seed of twelve is about them.
+fn is_about_checks(seed: u64) -> bool {
+    dice(seed, "focus").random_range(0..12) == 0
+}
+
+/// Each kind of fault is in with one chance of three, and then strikes at its own pace; where the seed is about checks,
+/// only targets of checks and the way to them suffer.
 fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>, Vec<Strike>) {
     let mut chosen = dice(seed, "faults");
     let mut kinds: Vec<usize> = Vec::new();
@@ -207,8 +220,7 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
             kinds.push(kind);
         }
     }
-    // Some promises about checks can be judged only where nothing else goes wrong.
-    if dice(seed, "focus").random_range(0..12) == 0 {
+    if is_about_checks(seed) {
         kinds = (0..TABLE.len()).filter(|kind| TABLE[*kind].name.starts_with("target")).collect();
     }
     if let Some(only) = only {
@@ -222,8 +234,10 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
         while at < length {
             // Mostly short; now and then longer than any election or lease.
             let longest = pick(&mut dice, &[300, 1_500, 1_500, 4_000, 9_000]);
+            // A death that is over before any check could tell shows little.
+            let longest = if TABLE[kind].name == "target_dies" { longest * 2 } else { longest };
             let lasts = Duration::from_millis(dice.random_range(20..longest));
-            strikes.push(Strike { kind, at, lasts, seed: dice.random() });
+            strikes.push(Strike { kind, at, lasts, seed: dice.random(), worst: false });
             at += lasts + Duration::from_millis(dice.random_range(0..gap_ms));
         }
     }

@@ -48,6 +48,7 @@ pub const NAMES: &[&str] = &[
     "a tail was far behind",
     "a stream was stuck at the end",
     "an owner was registered again by itself",
+    "a registration was let go of with unknown outcome",
     "an owner was fenced by its own ghost",
     "a look-up was answered",
     "a look-up was answered over TCP",
@@ -73,6 +74,11 @@ impl Points {
     pub fn hit(&self, name: &'static str) {
         assert!(NAMES.contains(&name), "{name:?} is not in the list of points");
         *self.counts().entry(name).or_default() += 1;
+    }
+
+    /// How often a point was reached.
+    pub fn count(&self, name: &str) -> u64 {
+        self.counts().get(name).copied().unwrap_or_default()
     }
 
     /// The points that were reached, with their counts, by their number in [`NAMES`]: `3=1 7=20`.
@@ -110,5 +116,6 @@ mod tests {
         add_line(&mut sums, &points.line());
         add_line(&mut sums, &points.line());
         assert_eq!((sums[2], sums[5], sums[0]), (4, 2, 0));
+        assert_eq!((points.count(NAMES[2]), points.count(NAMES[0])), (2, 0));
     }
 }

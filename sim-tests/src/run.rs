@@ -91,6 +91,8 @@ pub fn run(plan: &Plan, trace: &Trace) -> Result<Report, Box<dyn std::error::Err
         .build();
     let (cluster, oracle) = (Cluster::start(&mut sim, plan), Oracle::default());
     trace.when_seen("receive a snapshot", "a follower installed a snapshot", &oracle.points);
+    let let_go = "a registration was let go of with unknown outcome";
+    trace.when_seen("let go, may be listed even so", let_go, &oracle.points);
     let screens = workload::start(&mut sim, &cluster, plan, &oracle);
     trace.line("sim", &plan.sketch());
     let mut run = Run {
@@ -135,7 +137,9 @@ impl<'s> Run<'_, 's> {
             while let Some(strike) = strikes.next_if(|strike| strike.at <= now) {
                 let kind = &TABLE[strike.kind];
                 let mut dice = SmallRng::seed_from_u64(strike.seed);
-                let undo = (kind.begin)(&mut self.field(), &mut dice);
+                let mut field = self.field();
+                field.worst = strike.worst;
+                let undo = (kind.begin)(&mut field, &mut dice);
                 if let Some(undo) = undo {
                     self.active.push((now + strike.lasts, kind.name, undo));
                 }
@@ -187,6 +191,7 @@ impl<'s> Run<'_, 's> {
             invariant.end(&self.moment(&nodes), &mut found);
         }
         self.violations.append(&mut found);
+        self.look_for_what_must_be();
         for host in workload::HOSTS {
             self.sim.crash(*host);
         }
@@ -224,6 +229,7 @@ impl<'s> Run<'_, 's> {
             trace: self.trace,
             oracle: &self.oracle,
             points: &self.oracle.points,
+            worst: false,
         }
     }
 
@@ -324,6 +330,17 @@ impl<'s> Run<'_, 's> {
                 self.trace.line("sim", &format!("replace n{}", index + 1));
                 self.cluster.wipe(&mut self.sim, index);
                 self.cluster.restart(&mut self.sim, index);
+            }
+        }
+    }
+
+    /// A scenario that does not come to what it is about shows nothing.
+    fn look_for_what_must_be(&mut self) {
+        for (point, least) in self.plan.must {
+            let count = self.oracle.points.count(point);
+            if count < *least {
+                let seen = format!("{point}: {count} times, at least {least} are asked for");
+                self.violations.push(Violation::new("the faults come to what they are for", seen));
             }
         }
     }

@@ -225,6 +225,9 @@ impl Book {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.in_flight = false;
             if entry.leaving.is_some() {
+                if error.outcome_unknown() {
+                    tracing::warn!(instance = %entry.name, %error, "let go, may be listed even so");
+                }
                 goodbyes.extend(self.take_leave(key));
             } else if first {
                 entry.cell.set(State::Stopped);

@@ -197,7 +197,8 @@ fn scenario(arguments: &Arguments) -> Result<String, Failure> {
     let seed = arguments.number("--seed", 1)?;
     let Some(plan) = scenarios::plan(name, seed) else {
         let known = scenarios::SCENARIOS.iter();
-        let known: Vec<_> = known.map(|(name, what, ..)| format!("{name:<14} {what}")).collect();
+        let known: Vec<_> =
+            known.map(|known| format!("{:<14} {}", known.name, known.what)).collect();
         return Ok(known.join("\n"));
     };
     let command = format!(
@@ -209,7 +210,7 @@ fn scenario(arguments: &Arguments) -> Result<String, Failure> {
 fn all_scenarios(arguments: &Arguments) -> Result<String, Failure> {
     let (seed, program) = (arguments.number("--seed", 1)?.to_string(), swarm::this_program()?);
     let (mut lines, mut broken) = (Vec::new(), false);
-    for (name, what, ..) in scenarios::SCENARIOS {
+    for scenarios::Scenario { name, what, .. } in scenarios::SCENARIOS {
         let ended = swarm::finish(swarm::spawn(&program, &["scenario", name, "--seed", &seed])?)?;
         broken |= !ended.ok;
         lines.push(if ended.ok {

@@ -50,6 +50,8 @@ pub struct Field<'f, 's> {
     pub oracle: &'f Oracle,
     /// Rare states that were reached.
     pub points: &'f Points,
+    /// This strike hits the leader, or all owners, whatever its dice say.
+    pub worst: bool,
 }
 
 impl std::fmt::Debug for Field<'_, '_> {
@@ -126,7 +128,8 @@ impl<'s> Field<'_, 's> {
     /// One machine: half the time the leader, if there is one.
     pub fn victim(&self, dice: &mut SmallRng) -> usize {
         let any = dice.random_range(0..self.cluster.machines.len());
-        if dice.random_range(0..2) == 0 { self.leader().unwrap_or(any) } else { any }
+        let leader = dice.random_range(0..2) == 0 || self.worst;
+        if leader { self.leader().unwrap_or(any) } else { any }
     }
 
     /// The machine that leads, by its own word.

@@ -7,7 +7,7 @@ use rand::{RngExt, rngs::SmallRng};
 
 pub(super) fn begin(field: &mut Field<'_, '_>, dice: &mut SmallRng) -> Option<Undo> {
     let mut owners = workload::OWNERS.to_vec();
-    if dice.random() {
+    if dice.random() && !field.worst {
         owners = vec![owners[dice.random_range(0..owners.len())]];
     }
     owners.retain(|owner| field.sim.is_host_running(*owner));

@@ -42,10 +42,36 @@ pub(super) fn start(sim: &mut Sim<'_>, setup: &Setup) {
 struct Shown {
     revision: u64,
     services: BTreeMap<ServiceName, u64>,
+    /// What it shows now, by what it was told.
+    told: BTreeMap<ServiceName, u64>,
+}
+
+/// A reader who does not look for a while: its updates become one state. Has dice of its own.
+struct Doze {
+    dice: SmallRng,
+    next: Duration,
+}
+
+impl Doze {
+    fn new(mut dice: SmallRng) -> Self {
+        let next = now() + Duration::from_millis(dice.random_range(4_000..20_000));
+        Self { dice, next }
+    }
+
+    /// Sleeps where it is time to, never into the time after the faults.
+    async fn perhaps(&mut self, length: Duration) {
+        if now() < self.next {
+            return;
+        }
+        let longest = Duration::from_millis(self.dice.random_range(2_000..15_000));
+        tokio::time::sleep(longest.min(length.saturating_sub(now()))).await;
+        *self = Self::new(self.dice.clone());
+    }
 }
 
 async fn watch(setup: &Setup, task: usize) {
     let mut dice = setup.dice(&format!("watch {task}"));
+    let mut doze = Doze::new(setup.dice(&format!("watch {task} dozes")));
     loop {
         let client = setup.client(&mut dice);
         let watch = client.watch(selection(setup, task, &mut dice)).expect("a valid selection");
@@ -56,7 +82,7 @@ async fn watch(setup: &Setup, task: usize) {
             _ => now() + Duration::from_millis(dice.random_range(2_000..20_000)),
         };
         let until = if now() > setup.plan.length { Duration::MAX } else { until };
-        follow(setup, task, watch, until).await;
+        follow(setup, task, watch, (until, &mut doze)).await;
     }
 }
 
@@ -72,10 +98,16 @@ fn selection(setup: &Setup, task: usize, dice: &mut SmallRng) -> Selection {
         .bookmarks(Duration::from_secs(1))
 }
 
-async fn follow(setup: &Setup, task: usize, mut watch: Watch, until: Duration) {
+async fn follow(
+    setup: &Setup,
+    task: usize,
+    mut watch: Watch,
+    (until, doze): (Duration, &mut Doze),
+) {
     let mut shown = Shown::default();
     let mut connected = false;
     while now() < until {
+        doze.perhaps(setup.plan.length).await;
         let Ok(update) = tokio::time::timeout(Duration::from_secs(1), watch.next()).await else {
             let picture = watch.current();
             if connected && !picture.connected {
@@ -99,10 +131,11 @@ async fn follow(setup: &Setup, task: usize, mut watch: Watch, until: Duration) {
                     setup.oracle.complain("a watch never goes back", seen);
                 }
                 shown.revision = *revision;
-                mark(setup, task, *revision, &watch.current());
+                mark(setup, task, *revision, &shown);
             }
             Update::Reset(picture) => {
                 setup.oracle.points.hit("a watch was reset");
+                shown.told.clear();
                 for service in picture.services.values() {
                     forward(setup, task, &mut shown, &service.name, service.revision);
                 }
@@ -118,17 +151,16 @@ fn forward(setup: &Setup, task: usize, shown: &mut Shown, name: &ServiceName, re
         setup.oracle.complain("a watch never goes back", seen);
     }
     *before = revision;
+    shown.told.insert(name.clone(), revision);
 }
 
 /// What a bookmark claims: nothing up to its revision is missing in what is shown.
-fn mark(setup: &Setup, task: usize, revision: u64, picture: &Picture) {
+fn mark(setup: &Setup, task: usize, revision: u64, shown: &Shown) {
     if task % 3 == 2 {
         // Changes that its filter hides move nothing that it shows.
         return;
     }
-    let services =
-        picture.services.values().map(|service| (service.name.clone(), service.revision));
     let all = task.is_multiple_of(3);
-    let mark = Mark { watch: task, revision, all, services: services.collect() };
+    let mark = Mark { watch: task, revision, all, services: shown.told.clone() };
     setup.oracle.ledger().marks.push(mark);
 }
