@@ -185,7 +185,7 @@ fn timing(seed: u64) -> Timing {
 }
 
 fn mix(seed: u64, fewer: usize) -> Mix {
-    let least_probed = if is_about_checks(seed) { 4 } else { 0 };
+    let least_probed = if is_about_checks(seed) { 12 } else { 0 };
     let mut dice = dice(seed, "mix");
     let some = |count: usize| count.div_ceil(fewer);
     Mix {

@@ -3,12 +3,21 @@
 use super::{Field, Undo, both_ways};
 use crate::workload::probed;
 use rand::rngs::SmallRng;
+use rollcall_core::name::InstanceName;
+
+/// A checker that sees fewer targets fail at once does not doubt itself, and may be wrong about them.
+const DOUBTS: usize = 3;
 
 pub(super) fn begin(field: &mut Field<'_, '_>, _: &mut SmallRng) -> Option<Undo> {
     let nodes = field.cluster.nodes();
     let state = &nodes.first()?.seen.state;
     state.instance(&probed::dying())?;
     let checker = state.checkers().of(&probed::dying())?;
+    let service = state.service(&probed::dying().service)?;
+    let its_own = |name: &InstanceName| state.checkers().of(name) == Some(checker);
+    if service.instances.values().filter(|record| its_own(&record.name)).count() < DOUBTS {
+        return None;
+    }
     let victim = nodes.iter().find(|node| node.status.node_id == checker)?;
     let name = field.name(victim.index);
     field.tell(&format!("cut {name} off from its targets"));
