@@ -1,13 +1,17 @@
-//! Bugs that are planted on purpose, each in a scratch copy of the whole tree, to see that the suite finds them. Nothing
-//! of them is ever in the tree itself: a bug is a file under `planted/` that says what to replace by what.
+//! Bugs that are planted on purpose, all of them in one scratch copy of the whole tree, where an environment variable
+//! says which one is at work, to see that the suite finds each. Nothing of them is ever in the tree itself: a bug is a
+//! file under `planted/` that says what to replace by what. `PLANTED` in a replacement holds where that bug is at work.
 
-use crate::swarm::{self, Order};
+use crate::swarm::{self, BUG_VARIABLE, Order};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// A run begins with a seed of its own: so far apart that no two share one.
 const APART: u64 = 100_000;
@@ -78,28 +82,57 @@ impl Bug {
         Ok(Self { id: id.to_owned(), what, expect, within, edits })
     }
 
-    /// Plants it into a tree.
+    /// Plants it into the text of a file of that name.
     ///
     /// # Errors
-    /// A file that cannot be read, or does not hold the text exactly once: the code has moved on, so must the bug.
-    pub fn plant(&self, tree: &Path) -> Result<(), String> {
-        for edit in &self.edits {
-            let path = tree.join(&edit.file);
-            let named = |error: std::io::Error| format!("{}: {}: {error}", self.id, path.display());
-            let text = fs::read_to_string(&path).map_err(named)?;
+    /// A file that does not hold the text exactly once: the code has moved on, so must the bug.
+    fn plant(&self, file: &Path, text: &str) -> Result<String, String> {
+        let home = if file.starts_with("core") { "crate" } else { "rollcall_core" };
+        let id = self.id.split('-').next().unwrap_or_default();
+        let at_work = format!("{home}::planted::is_at_work(\"{id}\")");
+        let mut text = text.to_owned();
+        for edit in self.edits.iter().filter(|edit| edit.file == file) {
             let count = text.matches(&edit.find).count();
-            if count != 1 {
-                let file = edit.file.display();
-                return Err(format!(
-                    "{}: {file} holds what is to be replaced {count} times",
-                    self.id
-                ));
+            if count != 1 || !edit.replace.contains("PLANTED") {
+                let file = file.display();
+                return Err(format!("{}: {file} holds what is replaced {count} times", self.id));
             }
-            let text = text.replacen(&edit.find, &edit.replace, 1);
-            fs::write(&path, text).map_err(named)?;
+            text = text.replacen(&edit.find, &edit.replace.replace("PLANTED", &at_work), 1);
         }
-        Ok(())
+        Ok(text)
     }
+}
+
+/// Plants all bugs into a tree, and what tells which one is at work.
+fn plant_all(bugs: &[Bug], tree: &Path) -> Result<(), Failure> {
+    for (file, text) in planted(bugs, tree)? {
+        fs::write(tree.join(file), text)?;
+    }
+    let at_work = format!(
+        "//! Which planted bug is at work.\n\n/// Whether it is this one.\npub fn is_at_work(id: &str) -> bool {{\n    \
+         static BUG: std::sync::OnceLock<String> = std::sync::OnceLock::new();\n    \
+         BUG.get_or_init(|| std::env::var(\"{BUG_VARIABLE}\").unwrap_or_default()) == id\n}}\n"
+    );
+    fs::write(tree.join("core/src/planted.rs"), at_work)?;
+    let lib = tree.join("core/src/lib.rs");
+    let text = fs::read_to_string(&lib)?;
+    Ok(fs::write(&lib, text.replacen("\npub mod ", "\npub mod planted;\npub mod ", 1))?)
+}
+
+/// The files that bugs change, with all bugs in them.
+fn planted(bugs: &[Bug], tree: &Path) -> Result<BTreeMap<PathBuf, String>, Failure> {
+    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for bug in bugs {
+        for edit in &bug.edits {
+            if !files.contains_key(&edit.file) {
+                files.insert(edit.file.clone(), fs::read_to_string(tree.join(&edit.file))?);
+            }
+        }
+        for (file, text) in &mut files {
+            *text = bug.plant(file, text)?;
+        }
+    }
+    Ok(files)
 }
 
 /// All bugs, by id.
@@ -143,22 +176,32 @@ fn copy_tree(to: &Path) -> Result<(), Failure> {
 /// Members of the workspace that a bug may make cargo build anew.
 const MEMBERS: &[&str] = &["core", "proto", "dns", "client", "registry", "sim-tests"];
 
-/// Builds the simulation of a tree; its program. What the workspace holds is not optimised even in a release build: it
-/// is built anew for each bug, and a bug is found in few seeds.
-fn build(tree: &Path, target: &Path, optimised: bool) -> Result<PathBuf, Failure> {
-    let plain = |name: &&str| format!("profile.release.package.rollcall-{name}.opt-level=0");
+/// Builds the simulation of a tree; its program. What the workspace holds is little optimised: it is built for few runs.
+fn build(tree: &Path, target: &Path) -> Result<PathBuf, Failure> {
+    let plain = |name: &&str| format!("profile.release.package.rollcall-{name}.opt-level=1");
     let cargo = Command::new(env!("CARGO"))
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", target)
-        .env("CARGO_INCREMENTAL", "1")
-        .args(["build", "--locked", "-p", "rollcall-sim-tests", "--bin", "sim"])
-        .args(optimised.then_some("--release"))
+        .args(["build", "--release", "--locked", "-p", "rollcall-sim-tests", "--bin", "sim"])
         .args(MEMBERS.iter().flat_map(|member| ["--config".to_owned(), plain(member)]))
         .output()?;
     if !cargo.status.success() {
         return Err(String::from_utf8_lossy(&cargo.stderr).into_owned().into());
     }
-    Ok(target.join(if optimised { "release/sim" } else { "debug/sim" }))
+    Ok(target.join("release/sim"))
+}
+
+/// How bugs are hunted.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Runs for each bug, each with seeds of its own.
+    pub runs: u64,
+    /// Simulated seconds with faults, for each seed.
+    pub seconds: u64,
+    /// A run gives up after so long, real time.
+    pub limit: Duration,
+    /// Runs at a time.
+    pub jobs: usize,
 }
 
 /// What the search for one bug came to.
@@ -166,60 +209,94 @@ fn build(tree: &Path, target: &Path, optimised: bool) -> Result<PathBuf, Failure
 struct Hunt {
     /// Seeds until it was found, one for each run that found it.
     found: Vec<u64>,
-    missed: u64,
+    /// Seeds of the runs that did not.
+    missed: Vec<u64>,
     promises: BTreeMap<String, u64>,
 }
 
-fn hunt(program: &Path, bug: &Bug, runs: u64, seconds: u64) -> Result<Hunt, Failure> {
-    let mut hunt = Hunt::default();
-    for run in 1..=runs {
-        let mut found = None;
-        for tried in 1..=bug.within {
-            let ended = Order::new(run * APART + tried, seconds).run(program)?;
-            if !ended.ok {
-                *hunt.promises.entry(swarm::promise(&ended.text).to_owned()).or_default() += 1;
-                found = Some(tried);
-                break;
-            }
-        }
-        match found {
-            Some(tried) => hunt.found.push(tried),
-            None => hunt.missed += 1,
-        }
+impl Hunt {
+    fn row(&self, bug: &Bug) -> String {
+        let mut found = self.found.clone();
+        found.sort_unstable();
+        let median = found.get(found.len() / 2).map_or("-".to_owned(), u64::to_string);
+        let worst = found.last().map_or("-".to_owned(), u64::to_string);
+        let promises: Vec<_> = self.promises.iter().map(|(p, n)| format!("{p} ({n})")).collect();
+        let runs = found.len() + self.missed.len();
+        let (id, what, by) = (&bug.id, &bug.what, promises.join(", "));
+        format!("| {id} | {what} | {by} | {} of {runs} | {median} | {worst} |", found.len())
     }
-    hunt.found.sort_unstable();
-    Ok(hunt)
 }
 
-/// Plants all bugs, or one, each into its copy; the table of what found them.
+/// How one run ended: the promise that broke, if any, and how many seeds it took.
+type Caught = (Option<String>, u64);
+
+/// Runs one seed after the other until one breaks that holds without the bug.
+fn hunt(program: &Path, bug: &Bug, run: u64, effort: Effort) -> Result<Caught, Failure> {
+    let id = bug.id.split('-').next().map(str::to_owned);
+    let begin = Instant::now();
+    for tried in 1..=bug.within {
+        let order = Order::new(run * APART + tried, effort.seconds);
+        let ended = Order { bug: id.clone(), ..order.clone() }.run(program)?;
+        if !ended.ok && order.run(program)?.ok {
+            return Ok((Some(swarm::promise(&ended.text).to_owned()), tried));
+        }
+        if begin.elapsed() > effort.limit {
+            return Ok((None, tried));
+        }
+    }
+    Ok((None, bug.within))
+}
+
+/// Plants all bugs into a copy and hunts them, or one; prints the table of what found them.
 ///
 /// # Errors
 /// A bug that was not found in every run, or could not be planted or built.
 #[expect(clippy::print_stdout, reason = "each line when it is known: all of them take long")]
-pub fn table(only: Option<&str>, runs: u64, seconds: u64) -> Result<String, Failure> {
+pub fn table(only: Option<&str>, effort: Effort) -> Result<String, Failure> {
     let program = swarm::this_program()?;
-    // The copy is built as this program was: few seeds of many bugs are had sooner without optimisation.
-    let optimised = !cfg!(debug_assertions);
     let target = program.parent().and_then(Path::parent).ok_or("no target folder")?.join("planted");
-    let tree = target.join("tree");
-    println!("| bug | what | found by | median seeds | worst | of |\n|---|---|---|---|---|---|");
+    let (tree, bugs) = (target.join("tree"), all()?);
+    copy_tree(&tree)?;
+    plant_all(&bugs, &tree)?;
+    let program = build(&tree, &target)?;
+    println!("| bug | what | found by | found | median seeds | worst |\n|---|---|---|---|---|---|");
     let mut missed = Vec::new();
-    for bug in all()?.iter().filter(|bug| only.is_none_or(|only| bug.id.starts_with(only))) {
-        copy_tree(&tree)?;
-        bug.plant(&tree)?;
-        let hunt = hunt(&build(&tree, &target, optimised)?, bug, runs, seconds)?;
-        let median = hunt.found.get(hunt.found.len() / 2).copied().unwrap_or_default();
-        let worst = hunt.found.last().copied().unwrap_or_default();
-        let promises: Vec<_> = hunt.promises.iter().map(|(p, n)| format!("{p} ({n})")).collect();
-        let (id, what, found) = (&bug.id, &bug.what, promises.join(", "));
-        println!("| {id} | {what} | {found} | {median} | {worst} | {} |", bug.within);
-        if hunt.missed > 0 {
-            missed.push(format!("{id}: {} of {runs} runs did not find it", hunt.missed));
+    for bug in bugs.iter().filter(|bug| only.is_none_or(|only| bug.id.starts_with(only))) {
+        let hunt = hunts(&program, bug, effort)?;
+        println!("{}", hunt.row(bug));
+        if !hunt.missed.is_empty() {
+            missed.push(format!("{}: not found within {:?} seeds", bug.id, hunt.missed));
         }
     }
-    // The copy is left as it was taken.
-    copy_tree(&tree)?;
     if missed.is_empty() { Ok(String::new()) } else { Err(missed.join("\n").into()) }
+}
+
+/// All runs for one bug, some at a time.
+fn hunts(program: &Path, bug: &Bug, effort: Effort) -> Result<Hunt, Failure> {
+    let queue: Mutex<VecDeque<u64>> = Mutex::new((1..=effort.runs).collect());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || {
+        let mut ended = Vec::new();
+        while let Some(run) = next() {
+            ended.push(hunt(program, bug, run, effort).map_err(|error| error.to_string()));
+        }
+        ended
+    };
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..effort.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    let mut hunt = Hunt::default();
+    for caught in ended {
+        match caught? {
+            (Some(promise), tried) => {
+                *hunt.promises.entry(promise).or_default() += 1;
+                hunt.found.push(tried);
+            }
+            (None, tried) => hunt.missed.push(tried),
+        }
+    }
+    Ok(hunt)
 }
 
 #[cfg(test)]
@@ -230,13 +307,13 @@ mod tests {
     fn every_planted_bug_still_fits_the_code() {
         let bugs = all().unwrap();
         assert!(bugs.len() >= 12, "{} bugs", bugs.len());
-        for bug in bugs {
-            for edit in &bug.edits {
-                let text = fs::read_to_string(root().join(&edit.file)).unwrap();
-                assert_eq!(text.matches(&edit.find).count(), 1, "{}: {:?}", bug.id, edit.file);
-                assert_ne!(edit.find, edit.replace, "{}", bug.id);
-            }
+        let files = planted(&bugs, &root()).unwrap();
+        for bug in &bugs {
+            let id = bug.id.split('-').next().unwrap_or_default();
+            let at_work = format!("is_at_work(\"{id}\")");
+            assert!(files.values().any(|text| text.contains(&at_work)), "{}", bug.id);
         }
+        assert!(files.values().all(|text| !text.contains("PLANTED")));
     }
 
     #[test]

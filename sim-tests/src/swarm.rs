@@ -26,7 +26,12 @@ pub struct Order {
     pub faults: Option<Vec<String>>,
     /// Divides the number of clients.
     pub fewer: usize,
+    /// Id of the planted bug that is at work, in a program that has any.
+    pub bug: Option<String>,
 }
+
+/// Tells a program in which bugs are planted which one is at work.
+pub const BUG_VARIABLE: &str = "ROLLCALL_PLANTED";
 
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +45,7 @@ pub struct Ended {
 impl Order {
     /// A run of a seed as it is.
     pub fn new(seed: u64, seconds: u64) -> Self {
-        Self { seed, seconds, faults: None, fewer: 1 }
+        Self { seed, seconds, faults: None, fewer: 1, bug: None }
     }
 
     /// The arguments of the command line.
@@ -70,7 +75,11 @@ impl Order {
     }
 
     fn spawn(&self, program: &Path) -> std::io::Result<Child> {
-        spawn(program, &self.arguments())
+        let mut command = command(program, &self.arguments());
+        if let Some(bug) = &self.bug {
+            command.env(BUG_VARIABLE, bug);
+        }
+        command.spawn()
     }
 
     /// Runs it with this program and waits for its end.
@@ -87,12 +96,14 @@ impl Order {
 /// # Errors
 /// When the program cannot be started.
 pub fn spawn<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> std::io::Result<Child> {
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
+    command(program, arguments).spawn()
+}
+
+fn command<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 /// Waits for a child; one that hangs is ended. What it says is read meanwhile: a full pipe would hold it up for ever.

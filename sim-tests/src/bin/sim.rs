@@ -20,7 +20,7 @@ sim shrink --seed N [--seconds S]                                     a smaller 
 sim regressions                                                       seeds that have failed once
 sim scenario NAME [--seed N] [--trace]                                faults set by hand; without NAME: the list
 sim scenarios [--seed N]                                              all of them, each in a process of its own
-sim planted [--bug ID] [--runs R]                                     bugs that the suite must find";
+sim planted [--bug ID] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -224,7 +224,11 @@ fn all_scenarios(arguments: &Arguments) -> Result<String, Failure> {
 }
 
 fn bugs(arguments: &Arguments) -> Result<String, Failure> {
-    let runs = arguments.number("--runs", 5)?;
-    let only = arguments.text("--bug")?;
-    planted::table(only, runs, arguments.number("--seconds", SECONDS)?)
+    let effort = planted::Effort {
+        runs: arguments.number("--runs", 5)?,
+        seconds: arguments.number("--seconds", SECONDS)?,
+        limit: Duration::from_secs(arguments.number("--limit", 300)?),
+        jobs: usize::try_from(arguments.number("--jobs", 1)?)?,
+    };
+    planted::table(arguments.text("--bug")?, effort)
 }
