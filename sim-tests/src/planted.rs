@@ -13,6 +13,16 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// What is put into the copy beside the bugs.
+const AT_WORK: &str = r#"//! Which planted bug is at work.
+
+/// Whether it is this one.
+pub fn is_at_work(id: &str) -> bool {
+    static BUG: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    BUG.get_or_init(|| std::env::var("VARIABLE").unwrap_or_default()) == id
+}
+"#;
+
 /// A run begins with a seed of its own: so far apart that no two share one.
 const APART: u64 = 100_000;
 
@@ -103,29 +113,17 @@ impl Bug {
     }
 }
 
-/// Plants all bugs into a tree, and what tells which one is at work.
-fn plant_all(bugs: &[Bug], tree: &Path) -> Result<(), Failure> {
-    for (file, text) in planted(bugs, tree)? {
-        fs::write(tree.join(file), text)?;
-    }
-    let at_work = format!(
-        "//! Which planted bug is at work.\n\n/// Whether it is this one.\npub fn is_at_work(id: &str) -> bool {{\n    \
-         static BUG: std::sync::OnceLock<String> = std::sync::OnceLock::new();\n    \
-         BUG.get_or_init(|| std::env::var(\"{BUG_VARIABLE}\").unwrap_or_default()) == id\n}}\n"
-    );
-    fs::write(tree.join("core/src/planted.rs"), at_work)?;
-    let lib = tree.join("core/src/lib.rs");
-    let text = fs::read_to_string(&lib)?;
-    Ok(fs::write(&lib, text.replacen("\npub mod ", "\npub mod planted;\npub mod ", 1))?)
-}
-
-/// The files that bugs change, with all bugs in them.
-fn planted(bugs: &[Bug], tree: &Path) -> Result<BTreeMap<PathBuf, String>, Failure> {
-    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
+/// The files that bugs change, with all bugs in them, and what tells which one is at work.
+fn planted(bugs: &[Bug]) -> Result<BTreeMap<PathBuf, String>, Failure> {
+    let lib = fs::read_to_string(root().join("core/src/lib.rs"))?;
+    let lib = lib.replacen("\npub mod ", "\npub mod planted;\npub mod ", 1);
+    let at_work = AT_WORK.replace("VARIABLE", BUG_VARIABLE);
+    let mut files: BTreeMap<PathBuf, String> =
+        [("core/src/lib.rs".into(), lib), ("core/src/planted.rs".into(), at_work)].into();
     for bug in bugs {
         for edit in &bug.edits {
             if !files.contains_key(&edit.file) {
-                files.insert(edit.file.clone(), fs::read_to_string(tree.join(&edit.file))?);
+                files.insert(edit.file.clone(), fs::read_to_string(root().join(&edit.file))?);
             }
         }
         for (file, text) in &mut files {
@@ -153,24 +151,35 @@ pub fn all() -> Result<Vec<Bug>, Failure> {
     Ok(bugs)
 }
 
-/// Copies what git knows of the repository to a scratch place under the target folder.
-fn copy_tree(to: &Path) -> Result<(), Failure> {
+/// Copies what git knows of the repository to a scratch place, with other contents of some files.
+fn copy_tree(to: &Path, mut others: BTreeMap<PathBuf, String>) -> Result<(), Failure> {
     let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output()?;
     if !listed.status.success() {
         return Err("the planted bugs need a git checkout: git ls-files failed".into());
     }
     let names = String::from_utf8(listed.stdout)?;
     for name in names.split('\0').filter(|name| !name.is_empty()) {
-        let (from, to) = (root().join(name), to.join(name));
-        if let (Ok(bytes), Some(folder)) = (fs::read(&from), to.parent()) {
-            fs::create_dir_all(folder)?;
-            // What is the same keeps its time, so that only what a bug changes is built anew.
-            if fs::read(&to).ok().as_deref() != Some(&bytes) {
-                fs::write(&to, bytes)?;
+        match others.remove(Path::new(name)) {
+            Some(text) => put(&to.join(name), text.as_bytes())?,
+            None => {
+                if let Ok(bytes) = fs::read(root().join(name)) {
+                    put(&to.join(name), &bytes)?;
+                }
             }
         }
     }
-    Ok(())
+    others.iter().try_for_each(|(name, text)| put(&to.join(name), text.as_bytes()))
+}
+
+/// What is the same keeps its time, so that only what has changed is built anew.
+fn put(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if fs::read(file).ok().as_deref() == Some(bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    Ok(fs::write(file, bytes)?)
 }
 
 /// Members of the workspace that a bug may make cargo build anew.
@@ -256,8 +265,7 @@ pub fn table(only: Option<&str>, effort: Effort) -> Result<String, Failure> {
     let program = swarm::this_program()?;
     let target = program.parent().and_then(Path::parent).ok_or("no target folder")?.join("planted");
     let (tree, bugs) = (target.join("tree"), all()?);
-    copy_tree(&tree)?;
-    plant_all(&bugs, &tree)?;
+    copy_tree(&tree, planted(&bugs)?)?;
     let program = build(&tree, &target)?;
     println!("| bug | what | found by | found | median seeds | worst |\n|---|---|---|---|---|---|");
     let mut missed = Vec::new();
@@ -307,7 +315,7 @@ mod tests {
     fn every_planted_bug_still_fits_the_code() {
         let bugs = all().unwrap();
         assert!(bugs.len() >= 12, "{} bugs", bugs.len());
-        let files = planted(&bugs, &root()).unwrap();
+        let files = planted(&bugs).unwrap();
         for bug in &bugs {
             let id = bug.id.split('-').next().unwrap_or_default();
             let at_work = format!("is_at_work(\"{id}\")");

@@ -20,6 +20,8 @@ pub(super) struct Probes {
     died: Option<Duration>,
     /// That death was seen by all nodes.
     seen: bool,
+    /// It has been made good since then. For a while the probes that failed meanwhile count.
+    lives: Option<Duration>,
 }
 
 impl Invariant for Probes {
@@ -78,6 +80,7 @@ impl Probes {
                 if self.died != Some(at) {
                     (self.died, self.seen) = (Some(at), false);
                 }
+                self.lives = None;
                 if !self.seen && all(HealthStatus::Unhealthy) {
                     self.seen = true;
                     moment.oracle.points.hit("a death was found by checks in time");
@@ -87,7 +90,12 @@ impl Probes {
                     out.push(Violation::new("a dead instance goes", seen));
                 }
             }
-            None if self.died.is_some() && all(HealthStatus::Healthy) => self.died = None,
+            None if self.died.is_some() => {
+                let since = *self.lives.get_or_insert(moment.now);
+                if moment.now > since + SEEN && all(HealthStatus::Healthy) {
+                    (self.died, self.lives) = (None, None);
+                }
+            }
             None => {}
         }
     }
