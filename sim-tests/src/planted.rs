@@ -227,8 +227,8 @@ impl Hunt {
     fn row(&self, bug: &Bug) -> String {
         let mut found = self.found.clone();
         found.sort_unstable();
-        let median = found.get(found.len() / 2).map_or("-".to_owned(), u64::to_string);
-        let worst = found.last().map_or("-".to_owned(), u64::to_string);
+        let median = found.get(found.len() / 2).map_or_else(|| "-".to_owned(), u64::to_string);
+        let worst = found.last().map_or_else(|| "-".to_owned(), u64::to_string);
         let promises: Vec<_> = self.promises.iter().map(|(p, n)| format!("{p} ({n})")).collect();
         let runs = found.len() + self.missed.len();
         let (id, what, by) = (&bug.id, &bug.what, promises.join(", "));
