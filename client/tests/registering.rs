@@ -351,6 +351,27 @@ async fn a_guard_that_is_dropped_amid_its_registration_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_guard_waits_for_the_registration_that_a_dropped_one_left_on_its_way() {
+    let (registry, client) = start(1).await;
+    let node = &registry.nodes[0];
+    node.state().script.push_back(Answer::Hang);
+    let former = client.keep_registered(web(80)).unwrap();
+    node.until("the call", |state| (!state.registers.is_empty()).then_some(())).await;
+    drop(former);
+    let guard = client.keep_registered(web(80)).unwrap();
+    // Only what has the same name waits.
+    let _other = client.register(web(81)).await.unwrap();
+    assert_eq!(guard.state(), State::Registering { problem: None });
+    wait_for(&guard, |state| matches!(state, State::Registered { .. })).await;
+    let state = node.state();
+    let items = state.registers.iter().map(|(_, request)| &request.items[0]);
+    let nonces = items.filter(|item| item.name == state.registers[0].1.items[0].name);
+    let nonces: Vec<_> = nonces.map(|item| &item.owner_nonce).collect();
+    let changes = nonces.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!(changes, 1, "all attempts of the dropped one come first: {nonces:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_goodbye_that_is_not_acknowledged_on_the_stream_is_repeated_by_a_call() {
     for beats in [Beats::Ignored, Beats::NoLeader] {
         let (registry, client) = start(1).await;

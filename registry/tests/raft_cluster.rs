@@ -8,8 +8,9 @@ use std::time::Duration;
 use cluster::freeze::FreezeNet;
 use cluster::{CALL, Node, PATIENCE, TightDisk, World, eventually, leader, put, three};
 use rollcall_registry::raft::JoinOptions;
-use rollcall_registry::raft::errors::SubmitError;
+use rollcall_registry::raft::errors::{AdminError, SubmitError};
 use rollcall_registry::raft::membership::Standing;
+use rollcall_registry::raft::replica::Replica;
 use rollcall_registry::raft::settings::RaftSettings;
 use rollcall_registry::raft::status::Role;
 
@@ -266,6 +267,32 @@ async fn a_learner_receives_everything_and_stays_a_learner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_learner_takes_the_place_of_the_old_one_and_stays_a_learner() {
+    let nodes = three(&settings()).await;
+    let seeds = vec![nodes[1].peer];
+    let options = JoinOptions { seeds, learner: true, ..JoinOptions::default() };
+    let wiped = Node::start(settings());
+    let first = options.clone();
+    wiped.run(|r| async move { r.join(first).await.unwrap() }).await;
+    let old = wiped.id();
+    let (dir, peer) = wiped.kill();
+    drop(dir);
+
+    let node = Node::open(Arc::new(tempfile::tempdir().unwrap()), peer, settings());
+    let options = JoinOptions { replace: Some(old), ..options };
+    let joined = node.run(|r| async move { r.join(options).await.unwrap() });
+    assert_eq!(tokio::time::timeout(PATIENCE, joined).await.unwrap(), Standing::Learner);
+    eventually("the old learner is no member any more, the new one is, without a vote", || {
+        let members = nodes[0].replica.status().members;
+        let standing = members.get(&node.id()).map(|member| member.standing);
+        members.len() == 4 && !members.contains_key(&old) && standing == Some(Standing::Learner)
+    })
+    .await;
+    nodes[0].put_surely("for-all").await;
+    eventually("the new learner has it", || node.has("for-all")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_node_follows_an_invitation() {
     let nodes = three(&settings()).await;
     let empty = Node::start(settings());
@@ -361,6 +388,31 @@ async fn a_leader_whose_disk_is_nearly_full_refuses_writes_and_hands_over() {
     let refused = tight.run(|r| async move { r.propose_on_leader(put("x"), CALL).await }).await;
     assert!(matches!(refused.unwrap_err(), SubmitError::NotLeader { .. }), "it takes part again");
     assert_eq!(tight.fatal.get(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_a_snapshot_waits_for_space_on_the_disk_without_spinning() {
+    let disk = Arc::new(TightDisk::default());
+    let world = World { disk: Arc::clone(&disk) as _, ..World::default() };
+    let settings = RaftSettings { snapshot_timeout: Duration::from_secs(2), ..settings() };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let node = Node::open_in(world, dir, ([127, 0, 0, 1], 0).into(), settings);
+    node.bootstrap().await;
+    node.put_surely("first").await;
+    disk.set_full(true);
+    let ask = |r: Replica| async move {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let polls = || -> u64 {
+            (0..metrics.num_workers()).map(|worker| metrics.worker_poll_count(worker)).sum()
+        };
+        let before = polls();
+        (r.trigger_snapshot().await.map(|_| ()), polls() - before)
+    };
+    let (refused, polls) = node.run(ask).await;
+    assert!(matches!(refused, Err(AdminError::Unknown(_))), "{refused:?}");
+    assert!(polls < 5_000, "{polls} polls of tasks in two seconds");
+    disk.set_full(false);
+    node.run(|r| async move { r.trigger_snapshot().await.unwrap() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -86,6 +86,15 @@ impl MemDisk {
         state.fault = Some(fault);
     }
 
+    /// No fault is ahead any more, and there is space again.
+    pub fn disarm(&self) {
+        let mut state = self.state();
+        state.free_bytes = None;
+        if !state.failed {
+            state.fault = None;
+        }
+    }
+
     /// Operations that change something: writes, resizes, fsyncs, creations, renames, removals.
     pub fn operations(&self) -> u64 {
         self.state().operations
@@ -119,6 +128,19 @@ impl MemDisk {
     /// Makes each fsync take this long.
     pub fn set_sync_delay(&self, delay: Duration) {
         self.state().sync_delay = delay;
+    }
+
+    /// What is on the disk for sure: the disk after a power cut that took everything that was not synced.
+    pub fn synced(&self) -> Self {
+        let state = self.state();
+        let names = state.names_history.first().cloned().unwrap_or_default();
+        let mut next = State { names: names.clone(), ..State::default() };
+        for (id, inode) in &state.inodes {
+            let (seen, synced) = (inode.synced.clone(), inode.synced.clone());
+            next.inodes.insert(*id, Inode { seen, synced, unsynced: Vec::new() });
+        }
+        next.names_history.push(names);
+        Self(Arc::new(Mutex::new(next)))
     }
 
     /// The disk as the next process finds it after the death of this one: everything written is there.

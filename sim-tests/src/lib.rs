@@ -3,13 +3,12 @@
 //! One seed decides everything; the same seed gives the same trace, byte by byte, in another process. One process
 //! runs one seed, because tokio numbers its tasks through the life of a process.
 //!
-//! * [`cluster`]: nodes on simulated machines: crash, power cut, restart, partition
+//! * [`plan`]: what a seed decides; [`run`]: its faults, then healing
+//! * [`cluster`], [`links`]: nodes on simulated machines, and what lies between them
 //! * [`net`], [`disk`], [`clock`]: what a node gets instead of the real ones
-//! * [`scenario`]: a seeded day in the life, in two phases: faults, then healing
-//! * [`cut_off`]: a checker that cannot reach its targets
-//! * [`dns`]: questions to all nodes over simulated UDP and TCP, and what must hold for the answers
-//! * [`invariants`]: what must hold after every step
-//! * [`trace`]: what happened, when, where, without anything that differs between two runs
+//! * [`faults`], [`workload`], [`invariants`]: one kind to a file
+//! * [`oracle`]: what clients were told; [`chronicle`]: what nodes showed
+//! * [`points`]: rare states that were reached; [`trace`]: what happened, the same in every run of a seed
 //!
 //! Every source of entropy, and how it is closed, is listed in `README.md`.
 #![forbid(unsafe_code)]
@@ -20,12 +19,20 @@ compile_error!(
      seeded. An RUSTFLAGS variable replaces that setting: unset it."
 );
 
+pub mod chronicle;
 pub mod clock;
 pub mod cluster;
-pub mod cut_off;
 pub mod disk;
-pub mod dns;
+pub mod faults;
 pub mod invariants;
+pub mod links;
 pub mod net;
-pub mod scenario;
+pub mod oracle;
+pub mod plan;
+pub mod planted;
+pub mod points;
+pub mod run;
+pub mod scenarios;
+pub mod swarm;
 pub mod trace;
+pub mod workload;

@@ -1,9 +1,11 @@
 //! The trace: simulated time, event number, machine, event. Two runs of one seed must agree in every byte.
 
+use crate::points::Points;
 use std::{
     fmt::{self, Write as _},
     io::Write as _,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tracing::{
     Event, Subscriber,
@@ -24,6 +26,10 @@ struct Lines {
     number: u64,
     hash: u64,
     print: bool,
+    /// Simulated time, where a line is written outside of every machine.
+    now: Duration,
+    /// What a line holds, and which point it counts for.
+    points: Vec<(&'static str, &'static str, Points)>,
 }
 
 /// The trace of this process.
@@ -40,11 +46,27 @@ impl Trace {
         trace
     }
 
+    /// From now on a line that holds `text` counts for a point.
+    pub fn when_seen(&self, text: &'static str, point: &'static str, points: &Points) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.points.push((text, point, points.clone()));
+    }
+
+    /// Simulated time as the loop of the run knows it.
+    pub fn set_now(&self, now: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).now = now;
+    }
+
     /// Adds a line.
     pub fn line(&self, machine: &str, text: &str) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.number += 1;
-        let at = turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_micros());
+        for (part, point, points) in &lines.points {
+            if text.contains(part) {
+                points.hit(point);
+            }
+        }
+        let at = turmoil::sim_elapsed().unwrap_or(lines.now).as_micros();
         let line = format!("{at:>12} {:>8} {machine:<4} {text}\n", lines.number);
         // FNV-1a: the whole trace in one number, for a quick comparison.
         for byte in line.bytes() {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 fn run(seed: u64) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["run", "--scenario", "cut-off", "--seed", &seed.to_string()])
+        .args(["scenario", "cut-off", "--seed", &seed.to_string()])
         .output()
         .expect("the simulation starts");
     let error = String::from_utf8_lossy(&output.stderr);

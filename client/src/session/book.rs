@@ -38,6 +38,8 @@ pub(super) struct Book {
     groups: BTreeMap<(Duration, Duration), Group>,
     ready: VecDeque<Job>,
     retries: BTreeSet<(Instant, Key)>,
+    /// Who left while its registration was on its way: it must not overtake that of a successor in this process.
+    departing: BTreeSet<(InstanceName, Key)>,
     /// What the server asked for on the stream.
     pace: Option<Duration>,
 }
@@ -150,7 +152,7 @@ impl Book {
             self.retries.remove(&(at, key));
             self.again(key);
         }
-        while let Some(mut job) = self.ready.pop_front() {
+        while let Some(mut job) = self.next_ready() {
             job.keys.retain(|key| self.entries.contains_key(key));
             let mut requests = Vec::with_capacity(job.keys.len());
             for key in &job.keys {
@@ -164,6 +166,18 @@ impl Book {
             }
         }
         None
+    }
+
+    /// The first job that waits for nobody: one of an instance whose former registration is still on its way stays.
+    fn next_ready(&mut self) -> Option<Job> {
+        let waits = |key: &Key| {
+            let Some(name) = self.entries.get(key).map(|entry| &entry.name) else { return false };
+            let mut those = self.departing.range((name.clone(), 0)..);
+            those.next().is_some_and(|(departing, _)| departing == name)
+        };
+        let free = |job: &Job| self.departing.is_empty() || !job.keys.iter().any(waits);
+        let at = self.ready.iter().position(free)?;
+        self.ready.remove(at)
     }
 
     /// The registry answered a job. Returns what is to be done for those that were leaving.
@@ -211,6 +225,9 @@ impl Book {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             entry.in_flight = false;
             if entry.leaving.is_some() {
+                if error.outcome_unknown() {
+                    tracing::warn!(instance = %entry.name, %error, "let go, may be listed even so");
+                }
                 goodbyes.extend(self.take_leave(key));
             } else if first {
                 entry.cell.set(State::Stopped);
@@ -267,11 +284,16 @@ impl Book {
         };
         entry.leaving = Some(leaving);
         // A registration on its way could list it again after its goodbye.
-        if entry.in_flight { None } else { self.take_leave(key) }
+        if entry.in_flight {
+            self.departing.insert((entry.name.clone(), key));
+            return None;
+        }
+        self.take_leave(key)
     }
 
     fn take_leave(&mut self, key: Key) -> Option<Goodbye> {
         let entry = self.entries.remove(&key)?;
+        self.departing.remove(&(entry.name.clone(), key));
         let fenced = matches!(entry.cell.state(), State::Fenced { .. });
         if !fenced {
             entry.cell.set(State::Stopped);

@@ -56,9 +56,16 @@ struct Held {
 }
 
 impl Doubts {
-    /// Whether this may be told while the checker doubts itself; it is held otherwise. Only failures are doubtful.
-    pub(super) fn may_tell(&mut self, key: &Key, finding: &Finding, now: u64) -> bool {
-        if finding.opinion.verdict != Verdict::Failing || self.free.remove(key) {
+    /// Whether this may be told; it is held otherwise. Only failures are doubtful, while the checker doubts itself or
+    /// where it was held since it did.
+    pub(super) fn may_tell(
+        &mut self,
+        key: &Key,
+        finding: &Finding,
+        (doubts, now): (bool, u64),
+    ) -> bool {
+        let is_free = self.free.remove(key) || !(doubts || self.held.contains_key(key));
+        if finding.opinion.verdict != Verdict::Failing || is_free {
             self.held.remove(key);
             return true;
         }
@@ -75,13 +82,28 @@ impl Doubts {
         keys
     }
 
-    /// The doubt is over: what another checker saw alive, or what passes again, is forgotten; the rest may go.
-    fn end(&mut self, passes: impl Fn(&Key) -> bool) -> (Vec<Key>, Vec<Key>) {
-        let wrong = |(key, held): &(Key, Held)| held.is_refuted || passes(key);
-        let (wrong, right): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.held).into_iter().partition(wrong);
-        let keys = |held: Vec<(Key, Held)>| held.into_iter().map(|(key, _)| key).collect();
-        (keys(wrong), keys(right))
+    /// The doubt is over: what another checker saw alive, or what passes again, is forgotten; what was held for two
+    /// intervals may go. The rest fails since so short a time that its last probe may be of the time of the doubt: it
+    /// waits for one of these, or for the word of another checker.
+    fn end(
+        &mut self,
+        now: u64,
+        passes: impl Fn(&Key) -> bool,
+        interval: impl Fn(&Key) -> Option<Duration>,
+    ) -> (Vec<Key>, Vec<Key>) {
+        let (mut wrong, mut right) = (Vec::new(), Vec::new());
+        self.held.retain(|key, held| {
+            let into = if held.is_refuted || passes(key) {
+                &mut wrong
+            } else if is_over(held.since, now, interval(key)) {
+                &mut right
+            } else {
+                return true;
+            };
+            into.push(key.clone());
+            false
+        });
+        (wrong, right)
     }
 
     fn release_all(&mut self) -> Vec<Key> {
@@ -92,12 +114,10 @@ impl Doubts {
     /// What nobody could be asked about for its time. While another checker answers, each waits for its turn: whoever is
     /// cut off itself would else strike off what it did not get to ask about.
     fn waited(&self, now: u64, interval: impl Fn(&Key) -> Option<Duration>) -> Vec<Key> {
-        let is_over = |(key, held): &(&Key, &Held)| {
-            let wait = interval(key).unwrap_or_default() * INTERVALS;
-            let since = held.since.max(self.heard);
-            !held.is_refuted && u128::from(now.saturating_sub(since)) >= wait.as_millis()
+        let has_waited = |(key, held): &(&Key, &Held)| {
+            !held.is_refuted && is_over(held.since.max(self.heard), now, interval(key))
         };
-        self.held.iter().filter(is_over).map(|(key, _)| key.clone()).collect()
+        self.held.iter().filter(has_waited).map(|(key, _)| key.clone()).collect()
     }
 
     /// Up to [`SAMPLE`] of what is held, and marks them as asked about.
@@ -133,6 +153,12 @@ impl Doubts {
         }
         self.release(confirmed)
     }
+}
+
+/// Whether two intervals have passed.
+fn is_over(since: u64, now: u64, interval: Option<Duration>) -> bool {
+    let wait = interval.unwrap_or_default() * INTERVALS;
+    u128::from(now.saturating_sub(since)) >= wait.as_millis()
 }
 
 /// Looks after what is held, until the node stops.
@@ -194,7 +220,8 @@ impl Checks {
         let age = u64::try_from(DOUBT_AGE.as_millis()).unwrap_or(u64::MAX);
         held.others.retain(|id, at| others.contains(id) && now.saturating_sub(*at) < age);
         let free = if !doubts {
-            let (wrong, right) = held.end(|key| book.has_just_passed(key));
+            let passes = |key: &Key| book.has_just_passed(key);
+            let (wrong, right) = held.end(now, passes, |key| book.interval(key));
             wrong.iter().for_each(|key| book.forget(key, now));
             right
         } else if held.others.len() == others.len() {
@@ -284,7 +311,7 @@ mod tests {
     fn holding(count: u64) -> Doubts {
         let mut doubts = Doubts::default();
         for generation in 1..=count {
-            assert!(!doubts.may_tell(&key(generation), &finding(Verdict::Failing), 1_000));
+            assert!(!doubts.may_tell(&key(generation), &finding(Verdict::Failing), (true, 1_000)));
         }
         doubts
     }
@@ -292,7 +319,7 @@ mod tests {
     #[test]
     fn what_passes_is_never_held() {
         let mut doubts = holding(1);
-        assert!(doubts.may_tell(&key(1), &finding(Verdict::Passing), 2_000));
+        assert!(doubts.may_tell(&key(1), &finding(Verdict::Passing), (true, 2_000)));
         assert!(doubts.held.is_empty());
     }
 
@@ -302,8 +329,8 @@ mod tests {
         let sample = [key(1), key(2), key(3)];
         let free = doubts.heard(&sample, &[Some(true), Some(false), None], 1_000);
         assert_eq!(free, [key(1)]);
-        assert!(doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000), "once");
-        assert!(!doubts.may_tell(&key(1), &finding(Verdict::Failing), 1_000));
+        assert!(doubts.may_tell(&key(1), &finding(Verdict::Failing), (true, 1_000)), "once");
+        assert!(!doubts.may_tell(&key(1), &finding(Verdict::Failing), (true, 1_000)));
         let waited = doubts.waited(60_000, |_| Some(Duration::from_secs(10)));
         assert_eq!(waited, [key(1), key(3)], "the one that was seen alive does not run out");
     }
@@ -333,12 +360,17 @@ mod tests {
     }
 
     #[test]
-    fn at_the_end_only_what_fails_by_every_word_goes() {
+    fn at_the_end_only_what_fails_by_every_word_goes_and_not_before_two_intervals() {
         let mut doubts = holding(3);
         doubts.heard(&[key(1)], &[Some(false)], 1_000);
-        let (wrong, right) = doubts.end(|of| *of == key(2));
-        assert_eq!((wrong, right), (vec![key(1), key(2)], vec![key(3)]));
+        let (passes, interval) = (|of: &Key| *of == key(2), |_: &Key| Some(Duration::from_secs(1)));
+        let (wrong, right) = doubts.end(2_999, passes, interval);
+        assert_eq!((wrong, right), (vec![key(1), key(2)], vec![]));
+        let failing = finding(Verdict::Failing);
+        assert!(!doubts.may_tell(&key(3), &failing, (false, 2_999)), "it is still held");
+        assert_eq!(doubts.end(3_000, passes, interval), (vec![], vec![key(3)]));
         assert!(doubts.held.is_empty());
+        assert!(doubts.may_tell(&key(3), &failing, (false, 3_000)));
     }
 
     #[test]

@@ -87,8 +87,7 @@ impl Checks {
             let (book, mut held) = (self.book(), self.doubts());
             let now = self.now();
             let found = keys.iter().filter_map(|key| Some((key, book.finding(key)?)));
-            let may =
-                |(key, finding): &(&Key, Finding)| !doubts || held.may_tell(key, finding, now);
+            let may = |(key, finding): &(&Key, Finding)| held.may_tell(key, finding, (doubts, now));
             found.filter(may).map(|(_, finding)| finding).collect()
         };
         if items.is_empty() {

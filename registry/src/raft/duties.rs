@@ -103,9 +103,15 @@ pub(crate) async fn snapshot_now(shared: &Arc<Shared>) -> Result<SnapshotHandle,
             if let Some(handle) = shared.snapshots.latest().filter(covers) {
                 return Ok(handle);
             }
+            let known = metrics.borrow_watched().snapshot;
             // Dropped by openraft while another one is being built: asked again after that one.
             shared.raft.trigger().snapshot().await.map_err(|_| AdminError::Stopped)?;
-            metrics.changed().await.map_err(|_| AdminError::Stopped)?;
+            // The request itself moves the metrics: only another snapshot is news, or this would spin while one waits
+            // for space.
+            let another = metrics.wait_until(|metrics| metrics.snapshot != known);
+            if let Ok(Err(_)) = tokio::time::timeout(ROUND, another).await {
+                return Err(AdminError::Stopped);
+            }
         }
     };
     let timeout = shared.settings.snapshot_timeout;

@@ -54,7 +54,16 @@ impl Shared {
         let voter = membership.voter_ids().any(|voter| voter == id);
         match membership.get_node(&id) {
             None => {
-                self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))).await?;
+                let mut changes = vec![ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))];
+                // A learner never becomes the voter whose coming would take the replaced one out; and one without a
+                // vote can go at once, whoever comes in its place.
+                let replaced = replace.filter(|old| {
+                    let votes = membership.voter_ids().any(|voter| voter == *old);
+                    membership.get_node(old).is_some() && !votes
+                });
+                changes
+                    .extend(replaced.map(|old| ChangeMembers::RemoveNodes(BTreeSet::from([old]))));
+                self.change(ChangeMembers::Batch(changes)).await?;
                 return Ok(Standing::Learner);
             }
             Some(known) if *known != member => {

@@ -1,31 +1,44 @@
-//! Runs seeds, one process each, and checks that a seed repeats itself.
-//!
-//! `sim run --seed 7 [--scenario day|cut-off] [--seconds 60] [--trace]` · `sim determinism [--from 1] [--count 20]` · `sim seeds [--from 1] [--count 50]`
+//! The command line of the simulation: `sim help` lists what it does. Each seed runs in a process of its own.
 
 use rollcall_sim_tests::{
-    cut_off, scenario,
+    plan::Plan,
+    planted, points, run, scenarios,
+    swarm::{self, Order},
     trace::{DEFAULT_FILTER, Trace},
 };
-use std::{
-    process::{Command, ExitCode, Stdio},
-    time::Duration,
-};
+use std::{process::ExitCode, time::Duration};
+use tokio::time::Instant;
 
-const SECONDS: u64 = 60;
+/// Simulated seconds with faults, unless told otherwise.
+const SECONDS: u64 = 30;
+
+const HELP: &str = "\
+sim run --seed N [--seconds S] [--faults a,b] [--fewer K] [--trace] [--filter F]   one seed
+sim determinism [--from N] [--count C] [--seconds S]                  each seed twice: equal traces
+sim swarm [--from N] [--seeds C] [--minutes M] [--seconds S] [--jobs J] [--all-points]
+sim shrink --seed N [--seconds S]                                     a smaller run that breaks the same promise
+sim regressions                                                       seeds that have failed once
+sim scenario NAME [--seed N] [--trace]                                faults set by hand; without NAME: the list
+sim scenarios [--seed N]                                              all of them, each in a process of its own
+sim planted [--bug ID] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
 
 type Failure = Box<dyn std::error::Error>;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.first().map(String::as_str) {
-        Some("run") => run(&arguments),
+    let arguments = Arguments(std::env::args().skip(1).collect());
+    let done = match arguments.0.first().map(String::as_str) {
+        Some("run") => one(&arguments),
         Some("determinism") => determinism(&arguments),
-        Some("seeds") => seeds(&arguments),
+        Some("swarm") => seeds(&arguments),
+        Some("shrink") => shrink(&arguments),
+        Some("regressions") => regressions(),
+        Some("scenario") => scenario(&arguments),
+        Some("scenarios") => all_scenarios(&arguments),
+        Some("planted") => bugs(&arguments),
+        Some("help") => Ok(HELP.to_owned()),
         _ => {
-            eprintln!(
-                "usage: sim run --seed N [--scenario day|cut-off] [--seconds S] [--trace] | determinism | seeds [--from N] [--count N]"
-            );
+            eprintln!("{HELP}");
             return ExitCode::from(2);
         }
     };
@@ -41,88 +54,181 @@ fn main() -> ExitCode {
     }
 }
 
-fn number(arguments: &[String], name: &str, default: u64) -> Result<u64, Failure> {
-    let Some(at) = arguments.iter().position(|argument| argument == name) else {
-        return Ok(default);
-    };
-    let text = arguments.get(at + 1).ok_or_else(|| format!("{name} needs a number"))?;
-    text.parse().map_err(|_| format!("{name} {text}: not a number").into())
-}
+struct Arguments(Vec<String>);
 
-fn word<'a>(arguments: &'a [String], name: &str, default: &'a str) -> Result<&'a str, Failure> {
-    match arguments.iter().position(|argument| argument == name) {
-        None => Ok(default),
-        Some(at) => Ok(arguments.get(at + 1).ok_or_else(|| format!("{name} needs a word"))?),
+impl Arguments {
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|argument| argument == name)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&str>, Failure> {
+        let Some(at) = self.0.iter().position(|argument| argument == name) else {
+            return Ok(None);
+        };
+        let value = self.0.get(at + 1).ok_or_else(|| format!("{name} needs a value"))?;
+        Ok(Some(value))
+    }
+
+    fn number(&self, name: &str, default: u64) -> Result<u64, Failure> {
+        let Some(text) = self.text(name)? else { return Ok(default) };
+        text.parse().map_err(|_| format!("{name} {text}: not a number").into())
+    }
+
+    fn order(&self) -> Result<Order, Failure> {
+        let mut order = Order::new(self.number("--seed", 1)?, self.number("--seconds", SECONDS)?);
+        order.fewer = usize::try_from(self.number("--fewer", 1)?)?;
+        let faults = self.text("--faults")?;
+        order.faults = faults.map(|names| names.split(',').map(str::to_owned).collect());
+        Ok(order)
+    }
+
+    /// `count` runs from a seed on.
+    fn orders(&self, count: &str, default: u64, from: u64) -> Result<Vec<Order>, Failure> {
+        let (from, count) = (self.number("--from", from)?, self.number(count, default)?);
+        let seconds = self.number("--seconds", SECONDS)?;
+        Ok((from..from.saturating_add(count)).map(|seed| Order::new(seed, seconds)).collect())
     }
 }
 
-fn run(arguments: &[String]) -> Result<String, Failure> {
-    let (seed, seconds) =
-        (number(arguments, "--seed", 1)?, number(arguments, "--seconds", SECONDS)?);
-    let print = arguments.iter().any(|argument| argument == "--trace");
-    let trace = Trace::begin(DEFAULT_FILTER, print);
-    let scenario = word(arguments, "--scenario", "day")?;
-    let report = match scenario {
-        "day" => scenario::run(seed, Duration::from_secs(seconds), &trace)?,
-        "cut-off" => cut_off::run(seed, &trace)?,
-        other => return Err(format!("--scenario {other}: day and cut-off are known").into()),
-    };
+fn one(arguments: &Arguments) -> Result<String, Failure> {
+    let order = arguments.order()?;
+    report(&order.plan(), &order.command(), arguments)
+}
+
+fn report(plan: &Plan, command: &str, arguments: &Arguments) -> Result<String, Failure> {
+    let filter = arguments.text("--filter")?.unwrap_or(DEFAULT_FILTER);
+    let trace = Trace::begin(filter, arguments.has("--trace"));
+    let report = run::run(plan, &trace)?;
     let (lines, hash) = trace.summary();
+    let seed = plan.seed;
     if report.violations.is_empty() {
-        let (revision, state) = (report.revision, report.hash);
-        let (lookups, stale) = report.lookups;
         return Ok(format!(
-            "seed {seed}: ok, revision {revision}, state {state:032x}, {lookups} lookups ({stale} stale), {lines} lines, trace {hash:016x}"
+            "seed {seed}: ok, revision {}, state {:032x}, {} writes, {lines} lines, trace {hash:016x}, simulated {} ms, points {}",
+            report.revision,
+            report.hash,
+            report.writes,
+            report.simulated.as_millis(),
+            report.points
         ));
     }
-    let mut text = format!("seed {seed}: BROKEN\n");
-    for violation in &report.violations {
+    let mut text = format!("seed {seed}: BROKEN at {:?}\n", report.simulated);
+    for violation in report.violations.iter().take(8) {
         text += &format!("  {}: {}\n", violation.invariant, violation.seen);
     }
-    text += &format!(
-        "reproduce: cargo run --release -p rollcall-sim-tests --bin sim -- run --scenario {scenario} --seed {seed} --seconds {seconds} --trace"
-    );
+    text += &format!("reproduce: {command}");
     Err(text.into())
 }
 
-/// One seed in a process of its own: its last line.
-fn child(seed: u64, seconds: u64) -> Result<String, Failure> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["run", "--seed", &seed.to_string(), "--seconds", &seconds.to_string()])
-        .stdin(Stdio::null())
-        .output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned().into());
-    }
-    let text = String::from_utf8(output.stdout)?;
-    Ok(text.lines().last().unwrap_or_default().to_owned())
+fn determinism(arguments: &Arguments) -> Result<String, Failure> {
+    let orders = arguments.orders("--count", 20, 1)?;
+    swarm::compare(&swarm::this_program()?, &orders)?;
+    Ok(format!("{} seeds, each twice: equal traces", orders.len()))
 }
 
-fn determinism(arguments: &[String]) -> Result<String, Failure> {
-    let (from, count) = (number(arguments, "--from", 1)?, number(arguments, "--count", 20)?);
-    let seconds = number(arguments, "--seconds", 20)?;
-    let mut passed = 0;
-    for seed in from..from + count {
-        let (one, other) = (child(seed, seconds)?, child(seed, seconds)?);
-        if one != other {
-            return Err(format!("seed {seed} does not repeat itself:\n  {one}\n  {other}").into());
-        }
-        passed += 1;
-    }
-    Ok(format!("{passed} seeds, each twice: equal traces"))
+fn seeds(arguments: &Arguments) -> Result<String, Failure> {
+    let minutes = arguments.number("--minutes", 0)?;
+    let most = if minutes > 0 { u64::MAX >> 1 } else { 50 };
+    let (from, count) = (arguments.number("--from", 100)?, arguments.number("--seeds", most)?);
+    let seconds = arguments.number("--seconds", SECONDS)?;
+    let orders = (from..from.saturating_add(count)).map(|seed| Order::new(seed, seconds));
+    let jobs = usize::try_from(arguments.number("--jobs", 1)?)?;
+    let begin = Instant::now();
+    let until = (minutes > 0).then(|| begin + Duration::from_secs(minutes * 60));
+    let sum = swarm::all(&swarm::this_program()?, orders, jobs, until)?;
+    summary(&sum, begin.elapsed(), arguments.has("--all-points"))
 }
 
-fn seeds(arguments: &[String]) -> Result<String, Failure> {
-    let (from, count) = (number(arguments, "--from", 1)?, number(arguments, "--count", 50)?);
-    let seconds = number(arguments, "--seconds", SECONDS)?;
-    let mut failed = Vec::new();
-    for seed in from..from + count {
-        if let Err(error) = child(seed, seconds) {
-            failed.push(error.to_string());
+fn summary(sum: &swarm::Sum, took: Duration, all_points: bool) -> Result<String, Failure> {
+    let hours = Duration::from_millis(sum.simulated_ms).as_secs_f64() / 3_600.0;
+    let ratio = Duration::from_millis(sum.simulated_ms).as_secs_f64() / took.as_secs_f64();
+    let mut text = String::new();
+    for (name, count) in points::NAMES.iter().zip(&sum.points) {
+        text += &format!("{count:>8}  {name}\n");
+    }
+    text += &format!(
+        "{} seeds kept all promises, {} did not: {hours:.2} simulated hours in {:.0} s ({ratio:.0} to 1)",
+        sum.passed,
+        sum.failed.len(),
+        took.as_secs_f64()
+    );
+    for (_, failure) in &sum.failed {
+        text += &format!("\n{failure}");
+    }
+    let never = points::NAMES.iter().zip(&sum.points).filter(|(_, count)| **count == 0);
+    let never: Vec<_> = never.map(|(name, _)| *name).collect();
+    if all_points && !never.is_empty() {
+        text += &format!("\nnever reached: {}", never.join("; "));
+    }
+    if sum.failed.is_empty() && (never.is_empty() || !all_points) {
+        return Ok(text);
+    }
+    Err(text.into())
+}
+
+fn shrink(arguments: &Arguments) -> Result<String, Failure> {
+    let (order, text) = swarm::shrink(&swarm::this_program()?, arguments.order()?)?;
+    Ok(format!("{text}\nsmallest: {}", order.command()))
+}
+
+/// Seeds that have failed once, each with the seconds it needs: `seed seconds # what it was`.
+fn regressions() -> Result<String, Failure> {
+    let list = include_str!("../../regressions.txt");
+    let mut orders = Vec::new();
+    for line in list.lines() {
+        let words = line.split('#').next().unwrap_or_default().trim();
+        if words.is_empty() {
+            continue;
         }
+        let (seed, seconds) =
+            words.split_once(' ').ok_or_else(|| format!("{line}: two numbers"))?;
+        orders.push(Order::new(seed.parse()?, seconds.trim().parse()?));
     }
-    if failed.is_empty() {
-        return Ok(format!("{count} seeds of {seconds} simulated seconds: all well"));
+    let begin = Instant::now();
+    let sum = swarm::all(&swarm::this_program()?, orders.into_iter(), 1, None)?;
+    if sum.failed.is_empty() {
+        return Ok(format!("{} regressions: all well, in {:.0?}", sum.passed, begin.elapsed()));
     }
-    Err(failed.join("\n").into())
+    let texts: Vec<_> = sum.failed.into_iter().map(|(_, text)| text).collect();
+    Err(texts.join("\n").into())
+}
+
+fn scenario(arguments: &Arguments) -> Result<String, Failure> {
+    let name = arguments.0.get(1).map_or("", String::as_str);
+    let seed = arguments.number("--seed", 1)?;
+    let Some(plan) = scenarios::plan(name, seed) else {
+        let known = scenarios::SCENARIOS.iter();
+        let known: Vec<_> =
+            known.map(|known| format!("{:<14} {}", known.name, known.what)).collect();
+        return Ok(known.join("\n"));
+    };
+    let command = format!(
+        "cargo run --release -p rollcall-sim-tests --bin sim -- scenario {name} --seed {seed} --trace"
+    );
+    report(&plan, &command, arguments)
+}
+
+fn all_scenarios(arguments: &Arguments) -> Result<String, Failure> {
+    let (seed, program) = (arguments.number("--seed", 1)?.to_string(), swarm::this_program()?);
+    let (mut lines, mut broken) = (Vec::new(), false);
+    for scenarios::Scenario { name, what, .. } in scenarios::SCENARIOS {
+        let ended = swarm::finish(swarm::spawn(&program, &["scenario", name, "--seed", &seed])?)?;
+        broken |= !ended.ok;
+        lines.push(if ended.ok {
+            format!("{name}: ok ({what})")
+        } else {
+            format!("{name}: {}", ended.text)
+        });
+    }
+    let text = lines.join("\n");
+    if broken { Err(text.into()) } else { Ok(text) }
+}
+
+fn bugs(arguments: &Arguments) -> Result<String, Failure> {
+    let effort = planted::Effort {
+        runs: arguments.number("--runs", 5)?,
+        seconds: arguments.number("--seconds", SECONDS)?,
+        limit: Duration::from_secs(arguments.number("--limit", 300)?),
+        jobs: usize::try_from(arguments.number("--jobs", 1)?)?,
+    };
+    planted::table(arguments.text("--bug")?, effort)
 }

@@ -1,0 +1,131 @@
+//! What must hold at every moment, one promise to a file. Each looks at what nodes show and clients were told; none
+//! changes anything.
+//!
+//! | file | promise | source |
+//! |---|---|---|
+//! | `agreement` | equal log position or revision, equal state | DESIGN 5, state hash |
+//! | `forward` | a running node never goes back | Raft 5.4; DESIGN 5, revision |
+//! | `committed` | a committed entry never changes | Raft, Leader Completeness and State Machine Safety |
+//! | `durable` | what is committed is on the synced disks of a majority | DESIGN 4, acknowledgement |
+//! | `acknowledged` | what was acknowledged is in the history, and stays | DESIGN 4 |
+//! | `effects` | a refusal has no effect, a request id at most one | DESIGN 5, idempotency |
+//! | `order` | revisions respect real time; a compare-and-set compared | linearizability, by revision |
+//! | `false_expiry` | who beats does not expire | DESIGN 6, t0 + TTL |
+//! | `expiry_bound` | who is silent expires in time | DESIGN 6, k leader changes |
+//! | `quorum_expiry` | nothing expires without a quorum | DESIGN 6 |
+//! | `maintenance` | who is in maintenance does not expire | DESIGN 5, admin state |
+//! | `protection` | mass expiry is held back | DESIGN 6 |
+//! | `reads` | an answer is one revision, as fresh as it was asked for | DESIGN 8 |
+//! | `bookmarks` | nothing is missing up to a bookmark | DESIGN 8, watch |
+//! | `tails` | a tail tells the history | DESIGN 8, journal |
+//! | `lookups` | DNS answers are whole, do not go back, and say when they are behind | DESIGN 10 |
+//! | `probes` | what lives stays, what is dead goes, also when a checker is cut off | DESIGN 7 |
+//! | `limits` | the log is cut behind snapshots, streams are counted | DESIGN 2, bounds |
+//! | `exits` | a node ends only over its disk, no task panics | DESIGN 4 |
+//! | [`well`] | after healing all is well again | liveness |
+//!
+//! What clients judge on the spot (a watch going back, a gap in a tail) comes in as complaints. A new invariant is one
+//! file and one line in [`all`].
+
+mod acknowledged;
+mod agreement;
+mod bookmarks;
+mod committed;
+mod durable;
+mod effects;
+pub mod exits;
+mod expiry_bound;
+mod false_expiry;
+mod forward;
+mod limits;
+mod lookups;
+mod maintenance;
+mod order;
+mod probes;
+mod protection;
+mod quorum_expiry;
+mod reads;
+mod tails;
+pub mod well;
+
+use crate::{
+    chronicle::Chronicle,
+    cluster::{Cluster, NodeNow},
+    oracle::Oracle,
+    plan::Plan,
+};
+use std::time::Duration;
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub seen: String,
+}
+
+impl Violation {
+    /// A promise that was broken, and how.
+    pub fn new(invariant: &'static str, seen: String) -> Self {
+        Self { invariant, seen }
+    }
+}
+
+/// Everything there is to look at.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    /// Simulated time.
+    pub now: Duration,
+    /// How long all has been calm so far, all calm times together: no fault at work, all nodes up, one leader whom all
+    /// follow.
+    pub calm: Duration,
+    /// How often the leader has changed.
+    pub leader_changes: u32,
+    /// When it last did.
+    pub leader_changed: Duration,
+    /// What the seed decided.
+    pub plan: &'a Plan,
+    /// The machines.
+    pub cluster: &'a Cluster,
+    /// The nodes that are up.
+    pub nodes: &'a [NodeNow],
+    /// What happened.
+    pub chronicle: &'a Chronicle,
+    /// What the clients were told.
+    pub oracle: &'a Oracle,
+}
+
+/// One promise.
+pub trait Invariant {
+    /// Looks at a moment.
+    fn look(&mut self, moment: &Moment<'_>, out: &mut Vec<Violation>);
+
+    /// Looks at the end, when all is well again and the history is complete.
+    fn end(&mut self, _moment: &Moment<'_>, _out: &mut Vec<Violation>) {}
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::<agreement::Agreement>::default(),
+        Box::<forward::Forward>::default(),
+        Box::<committed::Committed>::default(),
+        Box::<durable::Durable>::default(),
+        Box::<acknowledged::Acknowledged>::default(),
+        Box::<effects::Effects>::default(),
+        Box::<order::Order>::default(),
+        Box::<false_expiry::FalseExpiry>::default(),
+        Box::<expiry_bound::ExpiryBound>::default(),
+        Box::<quorum_expiry::QuorumExpiry>::default(),
+        Box::<maintenance::Maintenance>::default(),
+        Box::<protection::Protection>::default(),
+        Box::<reads::Reads>::default(),
+        Box::<bookmarks::Bookmarks>::default(),
+        Box::<tails::Tails>::default(),
+        Box::<lookups::Lookups>::default(),
+        Box::<probes::Probes>::default(),
+        Box::<limits::Limits>::default(),
+        Box::<exits::Exits>::default(),
+    ]
+}

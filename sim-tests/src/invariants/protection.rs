@@ -1,0 +1,92 @@
+//! Where protection is on, no more leases of the cluster or of a service expire within a window than the thresholds
+//! allow, unless the scope is protected.
+
+use super::{Invariant, Moment, Violation};
+use rollcall_core::{
+    State,
+    protection::Thresholds,
+    record::{LeaseState, Reason, Scope, Subject},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// The window on a clock that may run too fast, less the way from decision to sight.
+const WINDOW: Duration = Duration::from_secs(8);
+/// The leader's memory of the window ends with its reign, and what was released does not count again.
+const SETTLED: Duration = Duration::from_secs(25);
+
+#[derive(Debug, Default)]
+pub(super) struct Protection {
+    judged: u64,
+    ended: Duration,
+}
+
+impl Invariant for Protection {
+    fn look(&mut self, moment: &Moment<'_>, out: &mut Vec<Violation>) {
+        let mut expired = false;
+        for (revision, happened) in moment.chronicle.events().range(self.judged + 1..) {
+            self.judged = *revision;
+            expired |= happened.event.reason == Reason::LeaseExpired;
+            match happened.event.reason {
+                Reason::ProtectionEntered => moment.oracle.points.hit("protection began"),
+                Reason::ProtectionEnded
+                | Reason::ProtectionReleased
+                | Reason::ProtectionTimedOut => {
+                    moment.oracle.points.hit("protection ended");
+                    self.ended = moment.now;
+                }
+                _ => {}
+            }
+        }
+        let recent = moment.now < self.ended.max(moment.leader_changed) + SETTLED
+            && (self.ended > Duration::ZERO || moment.leader_changed > Duration::ZERO);
+        let first_reign = moment.leader_changes <= 1 && self.ended == Duration::ZERO;
+        if !expired || !moment.plan.timing.lease.protection || (recent && !first_reign) {
+            return;
+        }
+        let newest = moment.nodes.iter().max_by_key(|node| node.seen.applied_index);
+        if let Some(newest) = newest {
+            judge(moment, &newest.seen.state, out);
+        }
+    }
+}
+
+fn judge(moment: &Moment<'_>, state: &State, out: &mut Vec<Violation>) {
+    let thresholds = Thresholds::default();
+    let mut gone: BTreeMap<Scope, u32> = BTreeMap::new();
+    let recent = moment.chronicle.events().values().rev();
+    for happened in recent.take_while(|h| h.at + WINDOW > moment.now) {
+        let event = &happened.event;
+        let Subject::Instance(name) = &event.subject else { continue };
+        let is_out = state.instance(name).is_some_and(|record| {
+            record.generation == event.generation
+                && record.lease.is_some_and(|lease| lease.state == LeaseState::Expired)
+        });
+        if event.reason == Reason::LeaseExpired && is_out {
+            *gone.entry(Scope::Cluster).or_default() += 1;
+            *gone.entry(Scope::Service(name.service.clone())).or_default() += 1;
+        }
+    }
+    for (scope, count) in gone {
+        let (live, least, share) = match &scope {
+            Scope::Cluster => {
+                let counts = state.lease_counts();
+                (counts.current + counts.held, thresholds.cluster_min, thresholds.cluster_share)
+            }
+            Scope::Service(name) => {
+                let Some(service) = state.service(name) else { continue };
+                let policy = service.policy.as_ref().and_then(|p| p.protection_threshold);
+                let share = policy.unwrap_or(thresholds.service_share);
+                (service.leases.current + service.leases.held, thresholds.service_min, share)
+            }
+        };
+        let mass = count >= least && f64::from(count) > share * f64::from(live + count);
+        // Writers change policies all the time: what was decided under the former one stands.
+        let settled =
+            !matches!(&scope, Scope::Service(name) if name.service.as_str().starts_with("job"));
+        if mass && settled && !state.protections().contains_key(&scope) {
+            let seen =
+                format!("{count} leases of {scope} expired within {WINDOW:?}, {live} are left");
+            out.push(Violation::new("mass expiry is held back", seen));
+        }
+    }
+}
