@@ -190,7 +190,10 @@ impl Error {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: no final answer within {:?}", self.call, self.waited)?;
+        write!(f, "{}: no final answer", self.call)?;
+        if !self.waited.is_zero() {
+            write!(f, " within {:?}", self.waited)?;
+        }
         for (i, tried) in self.tried.iter().enumerate() {
             write!(f, "{} {}: {}", if i == 0 { ":" } else { ";" }, tried.address, tried.problem)?;
         }
@@ -294,6 +297,18 @@ mod tests {
 
     fn address() -> Address {
         Address::parse("127.0.0.1:8502").unwrap()
+    }
+
+    #[test]
+    fn a_wait_is_told_where_there_was_one() {
+        let told = |waited| {
+            let (call, tried) = ("watch", Vec::new());
+            Unreachable { call, waited, tried, outcome_unknown: false }.to_string()
+        };
+        assert!(told(Duration::ZERO).starts_with("watch: no final answer; check"));
+        assert!(
+            told(Duration::from_secs(2)).starts_with("watch: no final answer within 2s; check")
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Look-ups of at most so many records are always allowed: they cost no more than a large reply.
 const SMALL: usize = 256;
-/// Records a second, and how many at once: the largest service once (DESIGN: 20,000 instances). A record costs some
+/// Records a second, and how many at once: the largest service once (20,000 instances). A record costs some
 /// 100 ns.
 const RATE: u64 = 100_000;
 const AT_ONCE: u64 = 20_000;
