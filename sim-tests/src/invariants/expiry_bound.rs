@@ -3,7 +3,7 @@
 //! owner let go of, those of dead owners.
 
 use super::{Invariant, Moment, Violation};
-use crate::faults::FASTEST;
+use crate::{faults::FASTEST, oracle::Asked};
 use rollcall_core::{
     lease::expiry_bound,
     name::InstanceName,
@@ -69,7 +69,8 @@ impl ExpiryBound {
         let counts = is_silent
             && lease.state == LeaseState::Current
             && record.admin_state() != AdminState::Maintenance;
-        if !counts {
+        // A registration that comes twice is a sign of life the second time.
+        if !counts || is_being_registered(moment, name) {
             self.since.remove(name);
             return;
         }
@@ -94,4 +95,11 @@ impl ExpiryBound {
             self.since.remove(name);
         }
     }
+}
+
+/// Whether a registration of it, or the twin of one, may still be on its way.
+fn is_being_registered(moment: &Moment<'_>, name: &InstanceName) -> bool {
+    let ledger = moment.oracle.ledger();
+    let mut open = ledger.writes.iter().rev().filter(|write| write.end.is_none());
+    open.any(|write| write.asked == Asked::Register && write.instance.as_ref() == Some(name))
 }
