@@ -56,7 +56,8 @@ enum Named {
     Watch,
     Evict,
     Failover,
-    Dns,
+    /// With so many instances of each service.
+    Dns(u8),
     Scale,
 }
 
@@ -77,14 +78,18 @@ enum Workload {
     /// How long the death of a leader is felt.
     Failover,
     /// Answers a second over UDP and TCP, beside knot, dnsmasq and hickory's server.
-    Dns,
+    Dns {
+        /// Instances of each service.
+        #[arg(long, default_value_t = work::dns::INSTANCES, value_parser = clap::value_parser!(u8).range(1..=10))]
+        instances: u8,
+    },
     /// What an instance costs when there are many.
     Scale,
     /// A peer with nothing behind it; started by the workloads.
     #[command(hide = true)]
     ServeBare { address: SocketAddr, reply: PathBuf },
     #[command(hide = true)]
-    ServeHickory { port: u16, services: usize },
+    ServeHickory { port: u16, services: usize, instances: usize },
     #[command(hide = true)]
     ServeEcho { port: u16 },
 }
@@ -99,7 +104,7 @@ impl Workload {
             Self::Watch => vec![Named::Watch],
             Self::Evict => vec![Named::Evict],
             Self::Failover => vec![Named::Failover],
-            Self::Dns => vec![Named::Dns],
+            Self::Dns { instances } => vec![Named::Dns(*instances)],
             Self::Scale => vec![Named::Scale],
             Self::ServeBare { .. } | Self::ServeHickory { .. } | Self::ServeEcho { .. } => {
                 Vec::new()
@@ -110,7 +115,7 @@ impl Workload {
 
 impl Named {
     const ALL: [Self; 8] = [
-        Self::Dns,
+        Self::Dns(work::dns::INSTANCES),
         Self::Register,
         Self::Heartbeat,
         Self::Resolve,
@@ -122,7 +127,7 @@ impl Named {
 
     fn peers(self) -> &'static [Program] {
         match self {
-            Self::Dns => &[Program::Knot, Program::Dnsmasq],
+            Self::Dns(_) => &[Program::Knot, Program::Dnsmasq],
             Self::Register
             | Self::Heartbeat
             | Self::Resolve
@@ -141,7 +146,7 @@ impl Named {
             Self::Watch => Box::pin(work::watch::run(bench)).await,
             Self::Evict => Box::pin(work::evict::run(bench)).await,
             Self::Failover => Box::pin(work::failover::run(bench)).await,
-            Self::Dns => Box::pin(work::dns::run(bench)).await,
+            Self::Dns(instances) => Box::pin(work::dns::run(bench, instances)).await,
             Self::Scale => Box::pin(work::scale::run(bench)).await,
         }
     }
@@ -154,8 +159,9 @@ async fn main() -> ExitCode {
     let done = async {
         match &arguments.workload {
             Workload::ServeBare { address, reply } => servers::bare::serve(*address, reply).await,
-            Workload::ServeHickory { port, services } => {
-                dns::serve::hickory(*port, *services).await
+            Workload::ServeHickory { port, services, instances } => {
+                let data = dns::data::Data { services: *services, instances: *instances };
+                dns::serve::hickory(*port, data).await
             }
             Workload::ServeEcho { port } => dns::serve::echo(*port),
             _ => compare(&arguments).await,

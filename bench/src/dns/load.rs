@@ -3,7 +3,7 @@
 //! It sends and receives in batches, so that it costs less than any server, and says how often it found nothing to do:
 //! where that is never, the load was the limit and not the server.
 
-use super::data::{DOMAIN, INSTANCES, service};
+use super::data::{DOMAIN, Data, service};
 use crate::outcome::Outcome;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -52,10 +52,10 @@ pub(crate) struct Pressure {
 pub(crate) fn load(
     address: SocketAddr,
     kind: &str,
-    services: usize,
+    data: Data,
     pressure: Pressure,
 ) -> Outcome<Report> {
-    let asker = Asker::new(kind, services)?;
+    let asker = Asker::new(kind, data)?;
     wait_until_it_answers(address, &asker)?;
     let mut run = Run::new(address, asker, pressure.window)?;
     run.go(pressure.rate, pressure.length)?;
@@ -88,14 +88,14 @@ pub(super) fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Outco
 #[derive(Debug, Clone)]
 pub(crate) struct Asker {
     kind: &'static str,
-    services: usize,
+    data: Data,
 }
 
 impl Asker {
-    pub(crate) fn new(kind: &str, services: usize) -> Outcome<Self> {
-        const KINDS: [&str; 7] = ["a", "srv", "aaaa", "mix", "random", "cookie", "echo"];
+    pub(crate) fn new(kind: &str, data: Data) -> Outcome<Self> {
+        const KINDS: [&str; 6] = ["a", "srv", "aaaa", "mix", "random", "echo"];
         let known = KINDS.iter().find(|known| **known == kind);
-        Ok(Self { kind: known.ok_or_else(|| format!("{kind}: one of {KINDS:?}"))?, services })
+        Ok(Self { kind: known.ok_or_else(|| format!("{kind}: one of {KINDS:?}"))?, data })
     }
 
     /// Writes a query, about that service or any, and says how many records its answer has to have.
@@ -116,14 +116,14 @@ impl Asker {
         };
         let name = match kind {
             "random" => format!("r{:016x}", dice.random::<u64>()),
-            _ => service(about.unwrap_or_else(|| dice.random_range(0..self.services))),
+            _ => service(about.unwrap_or_else(|| dice.random_range(0..self.data.services))),
         };
         let (number, records): (u16, usize) = match kind {
             "aaaa" => (28, 0),
             "echo" => (1, 0),
-            "srv" => (33, INSTANCES),
+            "srv" => (33, self.data.instances),
             "random" => (1, 0),
-            _ => (1, INSTANCES),
+            _ => (1, self.data.instances),
         };
         query.clear();
         query.extend(id.to_be_bytes());
@@ -134,13 +134,8 @@ impl Asker {
         }
         query.push(0);
         query.extend(number.to_be_bytes());
-        query.extend([0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0]);
-        if kind == "cookie" {
-            query.extend([0, 12, 0, 10, 0, 8]);
-            query.extend(dice.random::<[u8; 8]>());
-        } else {
-            query.extend([0, 0]);
-        }
+        // With EDNS and 1,232 bytes of room.
+        query.extend([0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
         records
     }
 }
@@ -206,7 +201,7 @@ impl Run {
         let (began, mut sent, mut swept) = (Instant::now(), 0_u64, Instant::now());
         let mut counted_from = None;
         while counted_from.is_none_or(|from: Instant| from.elapsed() < length) {
-            let asked = self.sent >= 4 * self.asker.services || began.elapsed() > WARM_UP_MOST;
+            let asked = self.sent >= 4 * self.asker.data.services || began.elapsed() > WARM_UP_MOST;
             if counted_from.is_none() && asked && began.elapsed() > WARM_UP {
                 counted_from = Some(Instant::now());
                 self.counting = true;
@@ -293,8 +288,8 @@ impl Run {
             place.sent = Some(now);
             // A mix needs some rounds before most have been asked for in most ways.
             let rounds = if self.asker.kind == "mix" { 4 } else { 1 };
-            let first = self.sent < rounds * self.asker.services;
-            let about = first.then(|| self.sent % self.asker.services);
+            let first = self.sent < rounds * self.asker.data.services;
+            let about = first.then(|| self.sent % self.asker.data.services);
             self.sent += 1;
             place.records = self.asker.ask(at | place.turn << 12, about, dice, query);
         }

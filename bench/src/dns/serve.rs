@@ -1,6 +1,6 @@
 //! Servers of this program's own: hickory's server over its zone in memory, and a socket that sends back what it gets.
 
-use super::data::{self, DOMAIN, Record};
+use super::data::{self, DOMAIN, Data, Record};
 use crate::outcome::Outcome;
 use hickory_proto::rr::{
     Name, RData, Record as Row,
@@ -28,7 +28,7 @@ pub(crate) fn echo(port: u16) -> Outcome {
 }
 
 /// hickory's own server over its own zone in memory.
-pub(crate) async fn hickory(port: u16, services: usize) -> Outcome {
+pub(crate) async fn hickory(port: u16, data: Data) -> Outcome {
     let origin = Name::from_str(&format!("{DOMAIN}."))?;
     let mut zone: InMemoryZoneHandler =
         InMemoryZoneHandler::empty(origin.clone(), ZoneType::Primary, AxfrPolicy::Deny);
@@ -48,7 +48,7 @@ pub(crate) async fn hickory(port: u16, services: usize) -> Outcome {
         let name = Name::from_str(name).expect("a name");
         zone.upsert_mut(Row::from_rdata(name, ttl, data), 1);
     };
-    data::records(services, &mut put);
+    data.records(&mut put);
     let mut zones = Zones::new();
     zones.upsert(origin.into(), vec![Arc::new(zone)]);
     let mut server = Server::new(zones);

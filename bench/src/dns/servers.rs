@@ -1,6 +1,6 @@
 //! How each DNS server is started: on core 0, with one thread that answers.
 
-use super::data;
+use super::data::{self, Data};
 use crate::{
     load::rollcall,
     outcome::Outcome,
@@ -37,8 +37,10 @@ impl Kind {
         }
     }
 
-    pub(crate) fn services(self) -> usize {
-        if self == Self::Dnsmasq { SERVICES_DNSMASQ } else { SERVICES }
+    /// What it is given, with so many instances a service.
+    pub(crate) fn data(self, instances: usize) -> Data {
+        let services = if self == Self::Dnsmasq { SERVICES_DNSMASQ } else { SERVICES };
+        Data { services, instances }
     }
 
     /// dnsmasq was given addresses alone; hickory searches its whole zone for what is not there, some 30 ms an answer.
@@ -67,13 +69,13 @@ impl Server {
     }
 }
 
-pub(crate) async fn start(lab: &Lab, kind: Kind) -> Outcome<Server> {
-    let directory = lab.fresh("dns")?;
+pub(crate) async fn start(lab: &Lab, kind: Kind, instances: usize) -> Outcome<Server> {
+    let (directory, data) = (lab.fresh("dns")?, kind.data(instances));
     if kind == Kind::Rollcall {
         let mut registry = Rollcall::start(lab, Size::One, &[]).await?;
         let node = registry.nodes.pop().ok_or("no node")?;
         let channel = rollcall::channel(node.api)?;
-        rollcall::fill(&channel, data::registrations(SERVICES)).await?;
+        rollcall::fill(&channel, data.registrations()).await?;
         return Ok(Server { address: node.dns, api: Some(node.api), process: node.process });
     }
     let port = process::port()?;
@@ -82,13 +84,13 @@ pub(crate) async fn start(lab: &Lab, kind: Kind) -> Outcome<Server> {
     let mut process = match kind {
         Kind::Knot => {
             let file = directory.join("knot.conf");
-            std::fs::write(directory.join("zone"), data::zone(SERVICES))?;
+            std::fs::write(directory.join("zone"), data.zone())?;
             std::fs::write(&file, knot_conf(&directory, port))?;
             process(&Program::Knot.path()?).arguments(["-c", &file.to_string_lossy()])
         }
         Kind::Dnsmasq => {
             let hosts = directory.join("hosts");
-            std::fs::write(&hosts, data::hosts(SERVICES_DNSMASQ))?;
+            std::fs::write(&hosts, data.hosts())?;
             process(&Program::Dnsmasq.path()?)
                 .arguments(["-k", "-C", "/dev/null", "--bind-interfaces", "--no-resolv"])
                 .arguments([
@@ -102,7 +104,8 @@ pub(crate) async fn start(lab: &Lab, kind: Kind) -> Outcome<Server> {
                 .arguments([format!("--addn-hosts={}", hosts.display()), "--pid-file=".into()])
         }
         Kind::Hickory => {
-            process(&own).arguments(["serve-hickory", &port.to_string(), &SERVICES.to_string()])
+            let size = [data.services, data.instances].map(|count| count.to_string());
+            process(&own).arguments(["serve-hickory", &port.to_string()]).arguments(size)
         }
         Kind::Echo | Kind::Rollcall => process(&own).arguments(["serve-echo", &port.to_string()]),
     };

@@ -1,7 +1,7 @@
 //! Queries over TCP: some connections with some queries under way on each.
 
 use super::{
-    data::INSTANCES,
+    data::Data,
     load::{Asker, Report},
 };
 use crate::outcome::Outcome;
@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) async fn load(
     address: SocketAddr,
     kind: &str,
-    services: usize,
+    data: Data,
     length: Duration,
 ) -> Outcome<Report> {
     let from = Instant::now() + WARM_UP;
-    let asker = Asker::new(kind, services)?;
+    let asker = Asker::new(kind, data)?;
     let loops =
         (0..CONNECTIONS).map(|at| ask(address, asker.clone(), at as u64, from, from + length));
     let (answers, wrong) = try_join_all(loops)
@@ -57,10 +57,10 @@ async fn ask(
     let (mut reader, mut writer) = (BufReader::new(reader), BufWriter::new(writer));
     let (mut dice, mut query, mut reply) =
         (SmallRng::seed_from_u64(seed), Vec::new(), vec![0; 65_535]);
-    let (mut under_way, mut answers, mut wrong) = (0, 0, 0);
+    let (mut under_way, mut wanted, mut answers, mut wrong) = (0, 0, 0, 0);
     while Instant::now() < until {
         while under_way < UNDER_WAY {
-            asker.ask(1, None, &mut dice, &mut query);
+            wanted = asker.ask(1, None, &mut dice, &mut query);
             writer.write_u16(u16::try_from(query.len())?).await?;
             writer.write_all(&query).await?;
             under_way += 1;
@@ -74,7 +74,7 @@ async fn ask(
             if Instant::now() >= from {
                 answers += 1;
                 let records = usize::from(u16::from_be_bytes([reply[6], reply[7]]));
-                wrong += u64::from(reply[3] & 0x0F != 0 || records != INSTANCES);
+                wrong += u64::from(reply[3] & 0x0F != 0 || records != wanted);
             }
             if under_way == 0 || reader.buffer().len() < 2 {
                 break;

@@ -3,7 +3,7 @@
 use super::{Bench, place_load};
 use crate::{
     dns::{
-        data::{self, INSTANCES},
+        data::Data,
         load::{self, Pressure, Report},
         servers::{self, Kind, Server},
         tcp,
@@ -25,13 +25,17 @@ const PACED_WINDOW: u16 = 512;
 /// Changes a second beside queries.
 const CHANGES: f64 = 2_000.0;
 
-pub(crate) async fn run(bench: &mut Bench) -> Outcome {
-    bench.report.note(
+/// Instances of a service where nothing else is asked for.
+pub(crate) const INSTANCES: u8 = 3;
+
+pub(crate) async fn run(bench: &mut Bench, instances: u8) -> Outcome {
+    let instances = usize::from(instances);
+    bench.report.note(&format!(
         "dns: server on core 0 with one thread that answers, load on core 1 with 64 queries under way over 8 sockets; \
-         10,000 services of 3 instances (dnsmasq: 1,000, addresses alone). Ours is the whole node, with the other \
+         10,000 services of {instances} instances (dnsmasq: 1,000, addresses alone). Ours is the whole node, with the other \
          servers' names registered over gRPC. `random` are names that do not exist; `mix` is 60 % A, 10 % AAAA, 25 % SRV, \
-         5 % random. Every answer is checked for its code and its number of records; wrong and lost ones are counted.",
-    );
+         5 % random. Every answer is checked for its code and its number of records; wrong and lost ones are counted."
+    ));
     bench.steps(bench.repeats * Kind::ALL.len() + Kind::ALL.len());
     place_load(Size::One)?;
     let length = bench.pick(Duration::from_millis(700), Duration::from_secs(2));
@@ -41,12 +45,13 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
         let mut half = [0.0; QUESTIONS.len()];
         for kind in Kind::ALL {
             bench.step(&format!("dns, {}", kind.name()));
-            let server = servers::start(&bench.lab, kind).await?;
+            let data = kind.data(instances);
+            let server = servers::start(&bench.lab, kind, instances).await?;
             for (question, half) in QUESTIONS.into_iter().zip(&mut half) {
                 if !kind.knows(question) || bench.quick && question == "random" {
                     continue;
                 }
-                peak(bench, &server, kind, question, closed)?;
+                peak(bench, &server, (kind, data), question, closed)?;
                 if kind == Kind::Knot {
                     *half = bench
                         .report
@@ -56,7 +61,7 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
                 }
                 if matches!(question, "a" | "srv") && matches!(kind, Kind::Knot | Kind::Rollcall) {
                     let paced = Pressure { window: PACED_WINDOW, rate: *half, length };
-                    let report = load::load(server.address, question, kind.services(), paced)?;
+                    let report = load::load(server.address, question, data, paced)?;
                     let case = format!("{}, half of knot's rate", case(question));
                     let of = Of(WORKLOAD, &case, kind.name());
                     bench.report.add(of, "latency p50", "us", report.p50 as f64);
@@ -64,11 +69,14 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
                 }
             }
             if matches!(kind, Kind::Knot | Kind::Rollcall) {
-                let report = tcp::load(server.address, "a", kind.services(), length).await?;
+                let report = tcp::load(server.address, "a", data, length).await?;
                 note(bench, Of(WORKLOAD, "TCP, a", kind.name()), &report);
             }
             if let Some(api) = server.api {
-                changing(bench, &server, api, closed).await?;
+                // One by one, as services come; and as many in each call as a deployment brings.
+                for in_a_call in [1, 100] {
+                    changing(bench, (server.address, api), data, closed, in_a_call).await?;
+                }
             }
         }
     }
@@ -83,12 +91,12 @@ fn case(question: &str) -> String {
 fn peak(
     bench: &mut Bench,
     server: &Server,
-    kind: Kind,
+    (kind, data): (Kind, Data),
     question: &str,
     pressure: Pressure,
 ) -> Outcome {
     let (before, begin) = (process::used(&server.pids())?.cpu, std::time::Instant::now());
-    let report = load::load(server.address, question, kind.services(), pressure)?;
+    let report = load::load(server.address, question, data, pressure)?;
     let used = process::used(&server.pids())?.cpu.saturating_sub(before);
     let cases: &[&str] =
         if question == "echo" { &["a", "srv", "random", "mix"] } else { &[question] };
@@ -114,30 +122,34 @@ fn note(bench: &mut Bench, of: Of<'_>, report: &Report) {
 /// The same questions while the registry changes; changes come from a thread beside the load, on its core.
 async fn changing(
     bench: &mut Bench,
-    server: &Server,
-    api: SocketAddr,
+    (address, api): (SocketAddr, SocketAddr),
+    data: Data,
     pressure: Pressure,
+    in_a_call: u32,
 ) -> Outcome {
-    let (address, services) = (server.address, Kind::Rollcall.services());
-    let load = std::thread::spawn(move || load::load(address, "a", services, pressure));
-    let mut pace = pace(CHANGES, Duration::from_secs(20));
+    let load = std::thread::spawn(move || load::load(address, "a", data, pressure));
+    let mut pace = pace(CHANGES / f64::from(in_a_call), Duration::from_secs(20));
     let (channel, mut dice) = (rollcall::channel(api)?, SmallRng::seed_from_u64(9));
     let mut writes = tokio::task::JoinSet::new();
     let mut made = 0_u32;
     let begin = std::time::Instant::now();
     while !load.is_finished() && pace.recv().await.is_some() {
-        let (at, instance) = (dice.random_range(0..services), dice.random_range(0..INSTANCES));
-        let item = data::registration(at, instance, dice.random());
+        let mut any = || {
+            let service = dice.random_range(0..data.services);
+            data.registration(service, dice.random_range(0..data.instances), dice.random())
+        };
+        let items = (0..in_a_call).map(|_| any()).collect();
         let channel = channel.clone();
-        writes.spawn(async move { rollcall::register(&channel, vec![item]).await });
+        writes.spawn(async move { rollcall::register(&channel, items).await });
         while let Some(written) = writes.try_join_next() {
             written??;
-            made += 1;
+            made += in_a_call;
         }
     }
     let rate = f64::from(made) / begin.elapsed().as_secs_f64();
     let report = load.join().map_err(|_| "the load panicked")??;
-    let of = Of(WORKLOAD, "UDP, a, beside 2,000 changes/s", "rollcall");
+    let case = format!("UDP, a, beside 2,000 changes/s, {in_a_call} in a call");
+    let of = Of(WORKLOAD, &case, "rollcall");
     note(bench, of, &report);
     bench.report.add(of, "changes made", "1/s", rate);
     Ok(())
