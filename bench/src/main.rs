@@ -17,11 +17,16 @@ mod work;
 
 use clap::{Parser, Subcommand};
 use machine::Machine;
+use mimalloc::MiMalloc;
 use outcome::Outcome;
 use servers::{Lab, Program};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 use work::Bench;
+
+/// As in the registry: the bare peers that run in this program are to have no worse one.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measures the registry side by side with what people use today.
 #[derive(Debug, Parser)]

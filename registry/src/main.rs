@@ -3,8 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use rollcall_registry::cli::args::Cli;
 use rollcall_registry::cli::execute;
+
+/// A seventh less processor time for a registration than with the allocator of glibc, and no more memory
+/// (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // Wrong arguments end the program with code 2, help and version with 0.
