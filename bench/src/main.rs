@@ -205,11 +205,9 @@ async fn compare(arguments: &Arguments) -> Outcome {
     let mut bench = Bench::new(lab, arguments.quick, repeats);
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p rollcall-bench -- {}", words.join(" "));
-    let mut problem = None;
     for workload in workloads {
-        if let Err(error) = workload.run(&mut bench).await {
-            problem = Some(format!("{workload:?}: {error}"));
-            break;
+        if let Err(problem) = workload.run(&mut bench).await {
+            bench.failed(&*problem);
         }
     }
     bench.finish();
@@ -221,5 +219,8 @@ async fn compare(arguments: &Arguments) -> Outcome {
     if let Some(directory) = &arguments.plots {
         plot::draw_all(directory, bench.report.curves())?;
     }
-    problem.map_or(Ok(()), |problem| Err(problem.into()))
+    match bench.problems() {
+        [] => Ok(()),
+        problems => Err(format!("failed:\n{}", problems.join("\n")).into()),
+    }
 }
