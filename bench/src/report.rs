@@ -1,6 +1,10 @@
 //! What was measured: samples in, rows with medians and ratios out, as Markdown and as JSON.
 
-use crate::{load::Seen, machine::Machine, outcome::Outcome};
+use crate::{
+    load::{Counted, Seen},
+    machine::Machine,
+    outcome::Outcome,
+};
 use serde::Serialize;
 use std::{fmt::Write as _, path::Path};
 
@@ -97,6 +101,13 @@ impl Report {
     pub(crate) fn busy(&mut self, of: Of<'_>, seen: &Seen) {
         self.add(of, SERVERS, "cores", seen.servers);
         self.add(of, LOAD, "cores", seen.load);
+    }
+
+    /// How many a second, and who was busy meanwhile.
+    pub(crate) fn counted(&mut self, of: Of<'_>, counted: Counted) {
+        self.add(of, THROUGHPUT, "1/s", counted.rate);
+        self.add(of, SERVERS, "cores", counted.servers);
+        self.add(of, LOAD, "cores", counted.load);
     }
 
     pub(crate) fn curve(&mut self, curve: Curve) {

@@ -156,14 +156,19 @@ pub(crate) async fn watch(
     prefix: &str,
 ) -> Outcome<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>)> {
     let (sender, outbound) = mpsc::channel(1);
+    sender.send(create_watch(prefix)).await?;
+    let mut client = WatchClient::new(channel.clone());
+    let answers = client.watch(ReceiverStream::new(outbound)).await?.into_inner();
+    Ok((sender, answers))
+}
+
+/// What opens it.
+pub(crate) fn create_watch(prefix: &str) -> WatchRequest {
     let key = format!("/{prefix}").into_bytes();
     let mut range_end = key.clone();
     if let Some(last) = range_end.last_mut() {
         *last += 1;
     }
     let create = WatchCreateRequest { key, range_end };
-    sender.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await?;
-    let mut client = WatchClient::new(channel.clone());
-    let answers = client.watch(ReceiverStream::new(outbound)).await?.into_inner();
-    Ok((sender, answers))
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
 }
