@@ -56,6 +56,7 @@ enum Named {
     Watch,
     Evict,
     Failover,
+    Check,
     /// With so many instances of each service.
     Dns(u8),
     Scale,
@@ -77,6 +78,8 @@ enum Workload {
     Evict,
     /// How long the death of a leader is felt.
     Failover,
+    /// TCP checks a second, and what they cost.
+    Check,
     /// Answers a second over UDP and TCP, beside knot, dnsmasq and hickory's server.
     Dns {
         /// Instances of each service.
@@ -88,6 +91,8 @@ enum Workload {
     /// A peer with nothing behind it; started by the workloads.
     #[command(hide = true)]
     ServeBare { address: SocketAddr, reply: PathBuf },
+    #[command(hide = true)]
+    ProbeBare { port: u16, targets: u32, rate: u32 },
     #[command(hide = true)]
     ServeHickory { port: u16, services: usize, instances: usize },
     #[command(hide = true)]
@@ -104,17 +109,19 @@ impl Workload {
             Self::Watch => vec![Named::Watch],
             Self::Evict => vec![Named::Evict],
             Self::Failover => vec![Named::Failover],
+            Self::Check => vec![Named::Check],
             Self::Dns { instances } => vec![Named::Dns(*instances)],
             Self::Scale => vec![Named::Scale],
-            Self::ServeBare { .. } | Self::ServeHickory { .. } | Self::ServeEcho { .. } => {
-                Vec::new()
-            }
+            Self::ServeBare { .. }
+            | Self::ProbeBare { .. }
+            | Self::ServeHickory { .. }
+            | Self::ServeEcho { .. } => Vec::new(),
         }
     }
 }
 
 impl Named {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Dns(work::dns::INSTANCES),
         Self::Register,
         Self::Heartbeat,
@@ -122,6 +129,7 @@ impl Named {
         Self::Watch,
         Self::Evict,
         Self::Failover,
+        Self::Check,
         Self::Scale,
     ];
 
@@ -135,6 +143,7 @@ impl Named {
             | Self::Evict
             | Self::Failover
             | Self::Scale => &[Program::Etcd],
+            Self::Check => &[],
         }
     }
 
@@ -146,6 +155,7 @@ impl Named {
             Self::Watch => Box::pin(work::watch::run(bench)).await,
             Self::Evict => Box::pin(work::evict::run(bench)).await,
             Self::Failover => Box::pin(work::failover::run(bench)).await,
+            Self::Check => Box::pin(work::check::run(bench)).await,
             Self::Dns(instances) => Box::pin(work::dns::run(bench, instances)).await,
             Self::Scale => Box::pin(work::scale::run(bench)).await,
         }
@@ -159,6 +169,9 @@ async fn main() -> ExitCode {
     let done = async {
         match &arguments.workload {
             Workload::ServeBare { address, reply } => servers::bare::serve(*address, reply).await,
+            Workload::ProbeBare { port, targets, rate } => {
+                servers::prober::probe(*port, *targets, *rate).await
+            }
             Workload::ServeHickory { port, services, instances } => {
                 let data = dns::data::Data { services: *services, instances: *instances };
                 dns::serve::hickory(*port, data).await

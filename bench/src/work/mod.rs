@@ -1,5 +1,6 @@
 //! The workloads, one file each, and what they share.
 
+pub(crate) mod check;
 pub(crate) mod dns;
 pub(crate) mod evict;
 pub(crate) mod failover;
