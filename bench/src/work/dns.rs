@@ -129,7 +129,7 @@ fn at_rate(
     Ok(())
 }
 
-fn beside(in_a_call: u32) -> String {
+fn beside(in_a_call: usize) -> String {
     format!("UDP, a, beside 2,000 changes/s, {in_a_call} in a call")
 }
 
@@ -176,7 +176,7 @@ async fn changing(
     (address, api): (SocketAddr, SocketAddr),
     data: Data,
     pressure: Pressure,
-    in_a_call: u32,
+    in_a_call: usize,
 ) -> Outcome {
     let load = std::thread::spawn(move || load::load(address, "a", data, pressure));
     let channel = rollcall::channel(api)?;
@@ -210,18 +210,20 @@ async fn changing(
 async fn change(
     channel: &Channel,
     data: Data,
-    in_a_call: u32,
+    in_a_call: usize,
     is_over: impl Fn() -> bool,
 ) -> Outcome<f64> {
-    let mut pace = pace(CHANGES / f64::from(in_a_call), Duration::from_secs(60));
-    let (mut dice, mut made, begin) = (SmallRng::seed_from_u64(9), 0_u32, Instant::now());
+    let mut pace = pace(CHANGES / in_a_call as f64, Duration::from_secs(60));
+    let (mut dice, mut made, begin) = (SmallRng::seed_from_u64(9), 0, Instant::now());
     let mut writes = JoinSet::new();
     while !is_over() && pace.recv().await.is_some() {
-        let mut any = || {
-            let service = dice.random_range(0..data.services);
-            data.registration(service, dice.random_range(0..data.instances), dice.random())
-        };
-        let items = (0..in_a_call).map(|_| any()).collect();
+        // Each of another service: a call may not name an instance twice.
+        let first = dice.random_range(0..data.services);
+        let items = (first..first + in_a_call).map(|service| {
+            let instance = dice.random_range(0..data.instances);
+            data.registration(service % data.services, instance, dice.random())
+        });
+        let items = items.collect();
         let channel = channel.clone();
         writes.spawn(async move { rollcall::register(&channel, items).await });
         // A node that is behind is not sent ever more: it would refuse from its limit on. That they are fewer than meant
@@ -233,5 +235,5 @@ async fn change(
             made += in_a_call;
         }
     }
-    Ok(f64::from(made) / begin.elapsed().as_secs_f64())
+    Ok(made as f64 / begin.elapsed().as_secs_f64())
 }
