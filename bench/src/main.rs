@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 use machine::Machine;
 use outcome::Outcome;
 use servers::{Lab, Program};
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use work::Bench;
 
@@ -219,16 +219,19 @@ async fn compare(arguments: &Arguments) -> Outcome {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p rollcall-bench -- {}", words.join(" "));
     for workload in workloads {
+        let begin = Instant::now();
         if let Err(problem) = workload.run(&mut bench).await {
             bench.failed(&*problem);
+        }
+        bench.say(&format!("{workload:?}: {} s", begin.elapsed().as_secs()));
+        // Whatever comes next: it is a long run.
+        if let Some(path) = &arguments.json {
+            bench.report.write_json(path, &machine, &command, arguments.quick)?;
         }
     }
     bench.finish();
     // What was measured before something failed is told all the same.
     println!("{}", bench.report.markdown(&machine, &command)?);
-    if let Some(path) = &arguments.json {
-        bench.report.write_json(path, &machine, &command, arguments.quick)?;
-    }
     if let Some(directory) = &arguments.plots {
         plot::draw_all(directory, bench.report.curves())?;
     }

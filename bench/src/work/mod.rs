@@ -87,9 +87,14 @@ impl Bench {
     /// Something ended with a problem in the current step.
     pub(crate) fn failed(&mut self, problem: &(dyn Error + 'static)) {
         let text = format!("{}: {}", self.step, told(problem));
-        self.bar.suspend(|| eprintln!("failed: {text}"));
+        self.say(&format!("failed: {text}"));
         self.report.note(&format!("failed, and not counted: {text}"));
         self.problems.push(text);
+    }
+
+    /// A line for who waits.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
     }
 
     /// All that failed, in a line each.
