@@ -186,7 +186,10 @@ async fn changing(
     let made = change(&channel, data, in_a_call, || load.is_finished()).await;
     // Not before the load has ended: it would disturb what comes next.
     let report = load.join().map_err(|_| "the load panicked")??;
-    let made = made?;
+    let case = beside(in_a_call);
+    let of = Of(WORKLOAD, &case, "rollcall");
+    note(bench, of, &report);
+    bench.report.add(of, "changes made", "1/s", made?);
     if let Some(ended) = watch.try_join_next() {
         ended?.doing("how soon a service is in DNS")?;
     }
@@ -194,15 +197,14 @@ async fn changing(
     while let Ok(wait) = seen.try_recv() {
         waits.saturating_record(u64::try_from(wait.as_nanos())?);
     }
-    let case = beside(in_a_call);
-    let of = Of(WORKLOAD, &case, "rollcall");
-    note(bench, of, &report);
-    bench.report.add(of, "changes made", "1/s", made);
+    bench.report.add(of, "services seen to appear", "", waits.len() as f64);
+    if waits.is_empty() {
+        return Err("no new service was seen in DNS".into());
+    }
     for (metric, quantile) in [("p50", 0.5), ("p99", 0.99)] {
         let micros = waits.value_at_quantile(quantile) as f64 / 1e3;
         bench.report.add(of, &format!("acknowledged to visible {metric}"), "us", micros);
     }
-    bench.report.add(of, "services seen to appear", "", waits.len() as f64);
     Ok(())
 }
 
