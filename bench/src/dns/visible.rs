@@ -18,7 +18,7 @@ use tokio::{
 use tonic::transport::Channel;
 
 /// A registration is made so long after the one before was seen: few beside 2,000 changes a second.
-const APART: Duration = Duration::from_millis(20);
+const APART: Duration = Duration::from_millis(10);
 /// An answer that takes longer is lost, and asked for again.
 const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
