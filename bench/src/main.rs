@@ -133,6 +133,20 @@ impl Named {
         Self::Scale,
     ];
 
+    /// Seconds that it took on two cores: once, and for each repeat.
+    fn seconds(self) -> (usize, usize) {
+        match self {
+            Self::Register => (0, 65),
+            Self::Heartbeat => (0, 50),
+            Self::Resolve => (0, 40),
+            Self::Watch | Self::Evict => (0, 75),
+            Self::Failover => (100, 0),
+            Self::Check => (0, 30),
+            Self::Dns(_) => (0, 90),
+            Self::Scale => (200, 0),
+        }
+    }
+
     fn peers(self) -> &'static [Program] {
         match self {
             Self::Dns(_) => &[Program::Knot, Program::Dnsmasq],
@@ -218,6 +232,11 @@ async fn compare(arguments: &Arguments) -> Outcome {
     let mut bench = Bench::new(lab, arguments.quick, repeats);
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p rollcall-bench -- {}", words.join(" "));
+    if !arguments.quick {
+        let seconds = workloads.iter().map(|workload| workload.seconds());
+        let all: usize = seconds.map(|(once, each)| once + each * repeats).sum();
+        bench.say(&format!("{repeats} repeats take about {} minutes", all.div_ceil(60)));
+    }
     for workload in workloads {
         let begin = Instant::now();
         if let Err(problem) = workload.run(&mut bench).await {
