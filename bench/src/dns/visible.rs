@@ -1,10 +1,7 @@
 //! How soon a registration is in DNS: from its acknowledgement until an answer has it.
 
 use super::{data::Data, load::Asker};
-use crate::{
-    load::rollcall,
-    outcome::{Doing, Outcome},
-};
+use crate::outcome::{Doing, Outcome};
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -12,46 +9,27 @@ use std::{
 };
 use tokio::{
     net::UdpSocket,
-    sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
-use tonic::transport::Channel;
 
-/// A registration is made so long after the one before was seen: few beside 2,000 changes a second.
-const APART: Duration = Duration::from_millis(10);
 /// An answer that takes longer is lost, and asked for again.
 const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Registers services that nobody has registered, one after the other, asks for each until it is there, and tells how
-/// long that took. Ends when nobody listens, or with a problem.
-pub(crate) async fn watch(
-    dns: SocketAddr,
-    channel: Channel,
-    data: Data,
-    tell: mpsc::UnboundedSender<Duration>,
-) -> Outcome {
+/// Asks for a service whose first instance has just been acknowledged, until it is there; how long that took.
+pub(crate) async fn appears(dns: SocketAddr, data: Data, service: usize) -> Outcome<Duration> {
+    let acknowledged = Instant::now();
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     socket.connect(dns).await?;
-    let (asker, mut dice) = (Asker::new("a", data)?, SmallRng::seed_from_u64(7));
-    for turn in 0_u16.. {
-        let service = data.services + usize::from(turn);
-        let mut query = Vec::new();
-        asker.ask(turn, Some(service), &mut dice, &mut query);
-        let item = data.registration(service, 0, 1);
-        rollcall::register(&channel, vec![item]).await?;
-        let acknowledged = Instant::now();
-        while !is_there(&socket, &query).await.doing("ask for a new service")? {
-            if acknowledged.elapsed() > LONGEST {
-                return Err(format!("not in DNS {LONGEST:?} after its registration").into());
-            }
+    let mut query = Vec::new();
+    let asker = Asker::new("a", data)?;
+    asker.ask(1, Some(service), &mut SmallRng::seed_from_u64(7), &mut query);
+    while !is_there(&socket, &query).await.doing("ask for a new service")? {
+        if acknowledged.elapsed() > LONGEST {
+            return Err(format!("not in DNS {LONGEST:?} after its registration").into());
         }
-        if tell.send(acknowledged.elapsed()).is_err() {
-            break;
-        }
-        sleep(APART).await;
     }
-    Ok(())
+    Ok(acknowledged.elapsed())
 }
 
 /// Asks once.

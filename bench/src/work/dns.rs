@@ -14,9 +14,11 @@ use crate::{
     report::{LOAD, Of, SERVERS, THROUGHPUT},
     servers::Size,
 };
+use hdrhistogram::Histogram;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rollcall_proto::v1;
 use std::{net::SocketAddr, time::Duration};
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{task::JoinSet, time::Instant};
 use tonic::transport::Channel;
 
 const WORKLOAD: &str = "dns";
@@ -28,6 +30,8 @@ const WINDOW: u16 = 64;
 const PACED_WINDOW: u16 = 512;
 /// Changes a second beside queries.
 const CHANGES: f64 = 2_000.0;
+/// One of so many changes registers a service that is new, or one of each call.
+const NEW_EVERY: usize = 40;
 /// Most calls that change something under way.
 const WRITING: usize = 1_024;
 
@@ -185,24 +189,15 @@ async fn changing(
     in_a_call: usize,
 ) -> Outcome {
     let load = std::thread::spawn(move || load::load(address, "a", data, pressure));
-    let channel = rollcall::channel(api)?;
-    let (tell, mut seen) = mpsc::unbounded_channel();
-    let mut watch = JoinSet::new();
-    watch.spawn(visible::watch(address, channel.clone(), data, tell));
-    let made = change(&channel, data, in_a_call, || load.is_finished()).await;
+    let changes = Changes { api: rollcall::channel(api)?, dns: address, data, in_a_call };
+    let changed = changes.make(|| load.is_finished()).await;
     // Not before the load has ended: it would disturb what comes next.
     let report = load.join().map_err(|_| "the load panicked")??;
     let case = beside(in_a_call);
     let of = Of(WORKLOAD, &case, "rollcall");
     note(bench, of, &report);
-    bench.report.add(of, "changes made", "1/s", made?);
-    if let Some(ended) = watch.try_join_next() {
-        ended?.doing("how soon a service is in DNS")?;
-    }
-    let mut waits = histogram()?;
-    while let Ok(wait) = seen.try_recv() {
-        waits.saturating_record(u64::try_from(wait.as_nanos())?);
-    }
+    let (rate, waits) = changed?;
+    bench.report.add(of, "changes made", "1/s", rate);
     bench.report.add(of, "services seen to appear", "", waits.len() as f64);
     if waits.is_empty() {
         return Err("no new service was seen in DNS".into());
@@ -214,34 +209,95 @@ async fn changing(
     Ok(())
 }
 
-/// Makes changes until it is told to stop; how many a second.
-async fn change(
-    channel: &Channel,
+/// What is changed beside queries, and where it is to be seen.
+struct Changes {
+    api: Channel,
+    dns: SocketAddr,
     data: Data,
     in_a_call: usize,
-    is_over: impl Fn() -> bool,
-) -> Outcome<f64> {
-    let mut pace = pace(CHANGES / in_a_call as f64, Duration::from_secs(60));
-    let (mut dice, mut made, begin) = (SmallRng::seed_from_u64(9), 0, Instant::now());
-    let mut writes = JoinSet::new();
-    while !is_over() && pace.recv().await.is_some() {
+}
+
+impl Changes {
+    /// Makes changes until it is told to stop; how many a second, and how long those of them that are new took to be in
+    /// DNS.
+    async fn make(&self, is_over: impl Fn() -> bool) -> Outcome<(f64, Histogram<u64>)> {
+        let (begin, mut made, mut waits) = (Instant::now(), 0, histogram()?);
+        let mut pace = pace(CHANGES / self.in_a_call as f64, Duration::from_secs(60));
+        let (mut dice, mut calls, mut writes) = (SmallRng::seed_from_u64(9), 0, JoinSet::new());
+        while !is_over() && pace.recv().await.is_some() {
+            let is_new = calls * self.in_a_call % NEW_EVERY < self.in_a_call;
+            let new = is_new.then_some(self.data.services + calls);
+            calls += 1;
+            writes.spawn(write(
+                self.api.clone(),
+                self.items(new, &mut dice),
+                self.dns,
+                self.data,
+                new,
+            ));
+            // A node that is behind is not sent ever more: it would refuse from its limit on. That they are fewer than
+            // meant is told.
+            let full = writes.len() >= WRITING;
+            let waited = if full { writes.join_next().await } else { None };
+            for written in waited.into_iter().chain(std::iter::from_fn(|| writes.try_join_next())) {
+                made += self.in_a_call;
+                if let Some(wait) = written?? {
+                    waits.saturating_record(u64::try_from(wait.as_nanos())?);
+                }
+            }
+        }
+        Ok((made as f64 / begin.elapsed().as_secs_f64(), waits))
+    }
+
+    /// Instances that are there already, registered by another owner; the first one is of a new service where asked for.
+    fn items(&self, new: Option<usize>, dice: &mut SmallRng) -> Vec<v1::Registration> {
+        let data = self.data;
         // Each of another service: a call may not name an instance twice.
         let first = dice.random_range(0..data.services);
-        let items = (first..first + in_a_call).map(|service| {
-            let instance = dice.random_range(0..data.instances);
-            data.registration(service % data.services, instance, dice.random())
-        });
-        let items = items.collect();
-        let channel = channel.clone();
-        writes.spawn(async move { rollcall::register(&channel, items).await });
-        // A node that is behind is not sent ever more: it would refuse from its limit on. That they are fewer than meant
-        // is told.
-        let full = writes.len() >= WRITING;
-        let waited = if full { writes.join_next().await } else { None };
-        for written in waited.into_iter().chain(std::iter::from_fn(|| writes.try_join_next())) {
-            written??;
-            made += in_a_call;
+        let mut items: Vec<v1::Registration> = (first..first + self.in_a_call)
+            .map(|service| {
+                let instance = dice.random_range(0..data.instances);
+                data.registration(service % data.services, instance, dice.random())
+            })
+            .collect();
+        if let (Some(new), Some(item)) = (new, items.first_mut()) {
+            *item = data.registration(new, 0, 1);
+        }
+        items
+    }
+}
+
+/// One call; where it brings a new service, how long that took to be in DNS.
+async fn write(
+    api: Channel,
+    items: Vec<v1::Registration>,
+    dns: SocketAddr,
+    data: Data,
+    new: Option<usize>,
+) -> Outcome<Option<Duration>> {
+    rollcall::register(&api, items).await?;
+    match new {
+        Some(service) => visible::appears(dns, data, service).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[tokio::test]
+    async fn a_call_names_no_instance_twice_and_brings_one_new_service_where_asked_for() {
+        let (data, here) = (Data { services: 120, instances: 3 }, ([127, 0, 0, 1], 9).into());
+        let api = rollcall::channel(here).unwrap();
+        let changes = Changes { api, dns: here, data, in_a_call: 100 };
+        let mut dice = SmallRng::seed_from_u64(1);
+        for new in [None, Some(500)] {
+            let items = changes.items(new, &mut dice);
+            let names: BTreeSet<String> =
+                items.into_iter().filter_map(|item| item.name).map(|name| name.service).collect();
+            assert_eq!((names.len(), names.contains("svc00500")), (100, new.is_some()));
         }
     }
-    Ok(made as f64 / begin.elapsed().as_secs_f64())
 }
