@@ -20,7 +20,7 @@ use machine::Machine;
 use mimalloc::MiMalloc;
 use outcome::Outcome;
 use servers::{Lab, Program};
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use work::Bench;
 
@@ -61,6 +61,7 @@ enum Named {
     Watch,
     Evict,
     Failover,
+    Check,
     /// With so many instances of each service.
     Dns(u8),
     Scale,
@@ -82,6 +83,8 @@ enum Workload {
     Evict,
     /// How long the death of a leader is felt.
     Failover,
+    /// TCP checks a second, and what they cost.
+    Check,
     /// Answers a second over UDP and TCP, beside knot, dnsmasq and hickory's server.
     Dns {
         /// Instances of each service.
@@ -93,6 +96,8 @@ enum Workload {
     /// A peer with nothing behind it; started by the workloads.
     #[command(hide = true)]
     ServeBare { address: SocketAddr, reply: PathBuf },
+    #[command(hide = true)]
+    ProbeBare { port: u16, targets: u32, rate: u32 },
     #[command(hide = true)]
     ServeHickory { port: u16, services: usize, instances: usize },
     #[command(hide = true)]
@@ -109,17 +114,19 @@ impl Workload {
             Self::Watch => vec![Named::Watch],
             Self::Evict => vec![Named::Evict],
             Self::Failover => vec![Named::Failover],
+            Self::Check => vec![Named::Check],
             Self::Dns { instances } => vec![Named::Dns(*instances)],
             Self::Scale => vec![Named::Scale],
-            Self::ServeBare { .. } | Self::ServeHickory { .. } | Self::ServeEcho { .. } => {
-                Vec::new()
-            }
+            Self::ServeBare { .. }
+            | Self::ProbeBare { .. }
+            | Self::ServeHickory { .. }
+            | Self::ServeEcho { .. } => Vec::new(),
         }
     }
 }
 
 impl Named {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Dns(work::dns::INSTANCES),
         Self::Register,
         Self::Heartbeat,
@@ -127,8 +134,23 @@ impl Named {
         Self::Watch,
         Self::Evict,
         Self::Failover,
+        Self::Check,
         Self::Scale,
     ];
+
+    /// Seconds that it took on two cores: once, and for each repeat.
+    fn seconds(self) -> (usize, usize) {
+        match self {
+            Self::Register => (0, 65),
+            Self::Heartbeat => (0, 50),
+            Self::Resolve => (0, 40),
+            Self::Watch | Self::Evict => (0, 75),
+            Self::Failover => (100, 0),
+            Self::Check => (0, 30),
+            Self::Dns(_) => (0, 90),
+            Self::Scale => (200, 0),
+        }
+    }
 
     fn peers(self) -> &'static [Program] {
         match self {
@@ -140,6 +162,7 @@ impl Named {
             | Self::Evict
             | Self::Failover
             | Self::Scale => &[Program::Etcd],
+            Self::Check => &[],
         }
     }
 
@@ -151,6 +174,7 @@ impl Named {
             Self::Watch => Box::pin(work::watch::run(bench)).await,
             Self::Evict => Box::pin(work::evict::run(bench)).await,
             Self::Failover => Box::pin(work::failover::run(bench)).await,
+            Self::Check => Box::pin(work::check::run(bench)).await,
             Self::Dns(instances) => Box::pin(work::dns::run(bench, instances)).await,
             Self::Scale => Box::pin(work::scale::run(bench)).await,
         }
@@ -164,6 +188,9 @@ async fn main() -> ExitCode {
     let done = async {
         match &arguments.workload {
             Workload::ServeBare { address, reply } => servers::bare::serve(*address, reply).await,
+            Workload::ProbeBare { port, targets, rate } => {
+                servers::prober::probe(*port, *targets, *rate).await
+            }
             Workload::ServeHickory { port, services, instances } => {
                 let data = dns::data::Data { services: *services, instances: *instances };
                 dns::serve::hickory(*port, data).await
@@ -210,21 +237,30 @@ async fn compare(arguments: &Arguments) -> Outcome {
     let mut bench = Bench::new(lab, arguments.quick, repeats);
     let words: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("cargo run --release -p rollcall-bench -- {}", words.join(" "));
-    let mut problem = None;
+    if !arguments.quick {
+        let seconds = workloads.iter().map(|workload| workload.seconds());
+        let all: usize = seconds.map(|(once, each)| once + each * repeats).sum();
+        bench.say(&format!("{repeats} repeats take about {} minutes", all.div_ceil(60)));
+    }
     for workload in workloads {
-        if let Err(error) = workload.run(&mut bench).await {
-            problem = Some(format!("{workload:?}: {error}"));
-            break;
+        let begin = Instant::now();
+        if let Err(problem) = workload.run(&mut bench).await {
+            bench.failed(&*problem);
+        }
+        bench.say(&format!("{workload:?}: {} s", begin.elapsed().as_secs()));
+        // Whatever comes next: it is a long run.
+        if let Some(path) = &arguments.json {
+            bench.report.write_json(path, &machine, &command, arguments.quick)?;
         }
     }
     bench.finish();
     // What was measured before something failed is told all the same.
     println!("{}", bench.report.markdown(&machine, &command)?);
-    if let Some(path) = &arguments.json {
-        bench.report.write_json(path, &machine, &command, arguments.quick)?;
-    }
     if let Some(directory) = &arguments.plots {
         plot::draw_all(directory, bench.report.curves())?;
     }
-    problem.map_or(Ok(()), |problem| Err(problem.into()))
+    match bench.problems() {
+        [] => Ok(()),
+        problems => Err(format!("failed:\n{}", problems.join("\n")).into()),
+    }
 }

@@ -81,7 +81,7 @@ pub(super) fn wait_until_it_answers(address: SocketAddr, asker: &Asker) -> Outco
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Err(format!("{address} does not answer").into())
+    Err(format!("{address} does not answer queries of kind {}", asker.kind).into())
 }
 
 /// Makes queries.

@@ -64,6 +64,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// An error with the end of its log, where it has ended by itself.
+    pub(crate) fn check(&mut self) -> Outcome {
+        self.process.check()
+    }
+
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.process.pid().into_iter().collect()
     }

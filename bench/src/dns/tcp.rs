@@ -4,7 +4,7 @@ use super::{
     data::Data,
     load::{Asker, Report},
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Doing, Outcome};
 use futures_util::future::try_join_all;
 use rand::{SeedableRng, rngs::SmallRng};
 use std::{
@@ -21,7 +21,7 @@ const CONNECTIONS: usize = 8;
 const UNDER_WAY: usize = 16;
 const WARM_UP: Duration = Duration::from_millis(700);
 /// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Loads a server that answers over UDP already.
 pub(crate) async fn load(
@@ -51,7 +51,7 @@ async fn ask(
     from: Instant,
     until: Instant,
 ) -> Outcome<(u64, u64)> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(address).await.doing("connect to DNS over TCP")?;
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
     let (mut reader, mut writer) = (BufReader::new(reader), BufWriter::new(writer));
@@ -68,8 +68,10 @@ async fn ask(
         writer.flush().await?;
         // Whatever has arrived together is taken together.
         loop {
-            let length: usize = timeout(PATIENCE, reader.read_u16()).await??.into();
-            reader.read_exact(&mut reply[..length]).await?;
+            let length = timeout(PATIENCE, reader.read_u16()).await;
+            let length = length.doing(format_args!("no answer over TCP within {PATIENCE:?}"))?;
+            let length: usize = length.doing("an answer over TCP")?.into();
+            reader.read_exact(&mut reply[..length]).await.doing("an answer over TCP")?;
             under_way -= 1;
             if Instant::now() >= from {
                 answers += 1;

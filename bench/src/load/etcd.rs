@@ -3,7 +3,7 @@
 //! An instance is what etcd's own naming library makes of it: a key below the name of its service, a value in JSON, and
 //! a lease of its own.
 
-use crate::outcome::Outcome;
+use crate::outcome::{Doing, Outcome};
 use api::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
     StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
@@ -73,7 +73,7 @@ pub(crate) fn value(service: &str, number: usize) -> Vec<u8> {
 pub(crate) async fn grant(channel: &Channel, ttl: Duration) -> Outcome<(i64, Duration)> {
     let request = LeaseGrantRequest { ttl: i64::try_from(ttl.as_secs())?, id: 0 };
     let call = LeaseClient::new(channel.clone()).lease_grant(request).await;
-    let answer = call?.into_inner();
+    let answer = call.doing("grant a lease")?.into_inner();
     Ok((answer.id, Duration::from_secs(u64::try_from(answer.ttl)?)))
 }
 
@@ -81,7 +81,8 @@ pub(crate) async fn grant(channel: &Channel, ttl: Duration) -> Outcome<(i64, Dur
 pub(crate) async fn put(channel: &Channel, service: &str, number: usize, lease: i64) -> Outcome {
     let (key, value) = (key(service, number).into_bytes(), value(service, number));
     let mut kv = KvClient::new(channel.clone());
-    timeout(CALL, kv.put(PutRequest { key, value, lease })).await??;
+    let call = timeout(CALL, kv.put(PutRequest { key, value, lease })).await;
+    call.doing(format_args!("put: no answer within {CALL:?}"))?.doing("put")?;
     Ok(())
 }
 
@@ -155,14 +156,19 @@ pub(crate) async fn watch(
     prefix: &str,
 ) -> Outcome<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>)> {
     let (sender, outbound) = mpsc::channel(1);
+    sender.send(create_watch(prefix)).await?;
+    let mut client = WatchClient::new(channel.clone());
+    let answers = client.watch(ReceiverStream::new(outbound)).await?.into_inner();
+    Ok((sender, answers))
+}
+
+/// What opens it.
+pub(crate) fn create_watch(prefix: &str) -> WatchRequest {
     let key = format!("/{prefix}").into_bytes();
     let mut range_end = key.clone();
     if let Some(last) = range_end.last_mut() {
         *last += 1;
     }
     let create = WatchCreateRequest { key, range_end };
-    sender.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await?;
-    let mut client = WatchClient::new(channel.clone());
-    let answers = client.watch(ReceiverStream::new(outbound)).await?.into_inner();
-    Ok((sender, answers))
+    WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }
 }

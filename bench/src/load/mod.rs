@@ -17,7 +17,12 @@ use rustix::{
     thread::clock_nanosleep_absolute,
     time::{ClockId, Timespec, clock_gettime},
 };
-use std::{cell::RefCell, future::Future, time::Duration};
+use std::{
+    cell::RefCell,
+    future::Future,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -52,6 +57,17 @@ impl Seen {
     pub(crate) fn micros(&self, quantile: f64) -> f64 {
         self.waits.value_at_quantile(quantile) as f64 / 1e3
     }
+}
+
+/// What was counted by somebody else while it was loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counted {
+    /// Done each second.
+    pub(crate) rate: f64,
+    /// Cores that the servers kept busy.
+    pub(crate) servers: f64,
+    /// Cores that this program kept busy.
+    pub(crate) load: f64,
 }
 
 /// How long to load before counting, and how long to count.
@@ -125,6 +141,32 @@ where
     let watch = watch_cpu(&meter, servers);
     let (_, (used, own)) = tokio::try_join!(loops(&meter), watch)?;
     Ok(meter.seen(used, own))
+}
+
+/// Reads a count that others keep, at both ends of the window.
+pub(crate) async fn counted(
+    window: Window,
+    servers: &[u32],
+    count: &AtomicU64,
+) -> Outcome<Counted> {
+    let look = || {
+        let (used, own) = (process::used(servers)?, process::used(&[std::process::id()])?);
+        Outcome::Ok((Instant::now(), count.load(Ordering::Relaxed), used.cpu, own.cpu))
+    };
+    sleep(window.warm_up).await;
+    let (begin, first, used, own) = look()?;
+    sleep(window.length).await;
+    let (end, last, used_since, own_since) = look()?;
+    // The load may have kept this one from running in time.
+    let seconds = (end - begin).as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+    let rate = (last - first) as f64 / seconds;
+    let share = |used: Duration| used.as_secs_f64() / seconds;
+    Ok(Counted {
+        rate,
+        servers: share(used_since.saturating_sub(used)),
+        load: share(own_since.saturating_sub(own)),
+    })
 }
 
 /// So many callers, each calling again as soon as it has its answer.

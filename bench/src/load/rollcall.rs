@@ -1,6 +1,6 @@
 //! Calls to our API, through tonic alone: what a caller in any language would send.
 
-use crate::outcome::Outcome;
+use crate::outcome::{Doing, Outcome};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rollcall_proto::v1::{
     self, admin_service_client::AdminServiceClient,
@@ -111,7 +111,10 @@ pub(crate) fn registration(
 /// Registers instances of which each is durable when this returns; the lease handle of the last one.
 pub(crate) async fn register(channel: &Channel, items: Vec<v1::Registration>) -> Outcome<u64> {
     let request = v1::RegisterRequest { items, request_id: String::new() };
-    let answer = timeout(CALL, registry(channel).register(request)).await??.into_inner();
+    let mut registry = registry(channel);
+    let answer = timeout(CALL, registry.register(request)).await;
+    let answer = answer.doing(format_args!("register: no answer within {CALL:?}"))?;
+    let answer = answer.doing("register")?.into_inner();
     Ok(answer.items.last().map_or(0, |item| item.lease_handle))
 }
 
@@ -125,7 +128,8 @@ pub(crate) async fn fill(channel: &Channel, items: Vec<v1::Registration>) -> Out
             registry.register(request).await.map(tonic::Response::into_inner)
         }
     });
-    let answers: Vec<v1::RegisterResponse> = answers.buffered(8).try_collect().await?;
+    let answers: Vec<v1::RegisterResponse> =
+        answers.buffered(8).try_collect().await.doing("register many at once")?;
     Ok(answers.iter().flat_map(|answer| &answer.items).map(|item| item.lease_handle).collect())
 }
 

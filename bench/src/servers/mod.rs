@@ -2,10 +2,11 @@
 //!
 //! * [`rollcall`] ours, the release binary
 //! * [`etcd`] one or three members
-//! * [`bare`] tonic or UDP without anything behind it: what the machine allows
+//! * [`bare`], [`prober`] tonic, or TCP connections, without anything behind them: what the machine allows
 
 pub(crate) mod bare;
 pub(crate) mod etcd;
+pub(crate) mod prober;
 pub(crate) mod rollcall;
 
 use crate::{

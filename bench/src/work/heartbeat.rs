@@ -39,25 +39,36 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
          leases a message) shows its messages of one lease in the same number of flights. `10,000 beats/s` is what 100,000 instances send that beat each 10 s.",
     );
     let leases = bench.pick(6_400, 19_200);
-    bench.steps(bench.repeats * SHAPES.len() * 3);
+    bench.steps(bench.repeats * (SHAPES.len() + 1) * 3);
     place_load(Size::One)?;
     for _ in 0..bench.repeats {
-        peer(bench, leases).await?;
-        ours(bench, leases).await?;
-        let bare = Bare::start(&bench.lab, &v1::ResolveResponse::default()).await?;
-        let handles: Vec<u64> = (0..leases as u64).collect();
-        let seen = steady(bench, bare.api, &bare.pids(), &handles).await?;
-        tell(bench, "bare tonic", &seen);
-        for shape in SHAPES {
-            bench.step(&format!("heartbeat, bare tonic, {}", shape.name));
-            let seen = beat(bench, bare.api, &bare.pids(), &handles, shape).await?;
-            bench.report.rate(Of(WORKLOAD, shape.name, "bare tonic"), &seen);
-        }
+        let outcome = peer(bench, leases).await;
+        bench.survive(outcome)?;
+        let outcome = ours(bench, leases).await;
+        bench.survive(outcome)?;
+        let outcome = ceiling(bench, leases).await;
+        bench.survive(outcome)?;
+    }
+    Ok(())
+}
+
+/// What the machine allows.
+async fn ceiling(bench: &mut Bench, leases: usize) -> Outcome {
+    bench.step("heartbeat, bare tonic, steady");
+    let bare = Bare::start(&bench.lab, &v1::ResolveResponse::default()).await?;
+    let handles: Vec<u64> = (0..leases as u64).collect();
+    let seen = steady(bench, bare.api, &bare.pids(), &handles).await?;
+    tell(bench, "bare tonic", &seen);
+    for shape in SHAPES {
+        bench.step(&format!("heartbeat, bare tonic, {}", shape.name));
+        let seen = beat(bench, bare.api, &bare.pids(), &handles, shape).await?;
+        bench.report.rate(Of(WORKLOAD, shape.name, "bare tonic"), &seen);
     }
     Ok(())
 }
 
 async fn ours(bench: &mut Bench, leases: usize) -> Outcome {
+    bench.step("heartbeat, rollcall, steady");
     let registry = Rollcall::start(&bench.lab, Size::One, &[]).await?;
     let api = registry.nodes[0].api;
     let items = (0..leases).map(|number| {
@@ -168,6 +179,7 @@ async fn keep_beating(
 }
 
 async fn peer(bench: &mut Bench, leases: usize) -> Outcome {
+    bench.step("heartbeat, etcd, steady");
     let mut etcd = Etcd::start(&bench.lab, Size::One).await?;
     let api = etcd.members[0].api;
     let channels = rollcall::channels(api, CONNECTIONS)?;

@@ -1,5 +1,6 @@
 //! The workloads, one file each, and what they share.
 
+pub(crate) mod check;
 pub(crate) mod dns;
 pub(crate) mod evict;
 pub(crate) mod failover;
@@ -11,13 +12,13 @@ pub(crate) mod watch;
 
 use crate::{
     load::Window,
-    outcome::Outcome,
+    outcome::{Outcome, told},
     report::Report,
     servers::{Lab, Size},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 /// A lease that does not run out during a measurement.
 pub(crate) const LONG: Duration = Duration::from_secs(3_600);
@@ -29,7 +30,14 @@ pub(crate) struct Bench {
     pub(crate) quick: bool,
     pub(crate) repeats: usize,
     bar: ProgressBar,
+    /// What is being done.
+    step: String,
+    /// What failed so far.
+    problems: Vec<String>,
 }
+
+/// With so many failures it is no bad moment of a busy machine.
+const PROBLEMS: usize = 5;
 
 impl Bench {
     pub(crate) fn new(lab: Lab, quick: bool, repeats: usize) -> Self {
@@ -40,7 +48,8 @@ impl Bench {
         {
             bar.set_style(style);
         }
-        Self { lab, report: Report::default(), quick, repeats, bar }
+        let (report, step, problems) = (Report::default(), String::new(), Vec::new());
+        Self { lab, report, quick, repeats, bar, step, problems }
     }
 
     /// Of two values the one that fits.
@@ -60,10 +69,37 @@ impl Bench {
     }
 
     /// A step begins.
-    pub(crate) fn step(&self, what: &str) {
+    pub(crate) fn step(&mut self, what: &str) {
+        what.clone_into(&mut self.step);
         self.bar.set_message(what.to_owned());
         self.bar.inc(1);
         self.bar.tick();
+    }
+
+    /// Keeps in mind what failed in the current step, and goes on with the next: a run is long, and what was measured
+    /// stays true. Fails where too much has failed.
+    pub(crate) fn survive(&mut self, outcome: Outcome) -> Outcome {
+        let Err(problem) = outcome else { return Ok(()) };
+        self.failed(&*problem);
+        if self.problems.len() < PROBLEMS { Ok(()) } else { Err("too much has failed".into()) }
+    }
+
+    /// Something ended with a problem in the current step.
+    pub(crate) fn failed(&mut self, problem: &(dyn Error + 'static)) {
+        let text = format!("{}: {}", self.step, told(problem));
+        self.say(&format!("failed: {text}"));
+        self.report.note(&format!("failed, and not counted: {text}"));
+        self.problems.push(text);
+    }
+
+    /// A line for who waits.
+    pub(crate) fn say(&self, line: &str) {
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+
+    /// All that failed, in a line each.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     pub(crate) fn finish(&self) {

@@ -26,15 +26,20 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
          core 0, load on core 1; three nodes: servers and load share both cores.",
     );
     let calls: usize = DEPTHS.iter().map(|(_, depths)| depths.len()).sum();
-    bench.steps(bench.repeats * (calls * 3 + 2));
+    bench.steps(bench.repeats * (calls * 3 + 2 * DEPTHS.len()));
     for _ in 0..bench.repeats {
         for (size, depths) in DEPTHS {
             place_load(size)?;
-            let rate = peer(bench, size, depths).await?;
-            ours(bench, size, depths, rate).await?;
+            let outcome = side_by_side(bench, size, depths).await;
+            bench.survive(outcome)?;
         }
     }
     Ok(())
+}
+
+async fn side_by_side(bench: &mut Bench, size: Size, depths: &[usize]) -> Outcome {
+    let rate = peer(bench, size, depths).await?;
+    ours(bench, size, depths, rate).await
 }
 
 fn case(size: Size, depth: usize) -> String {
@@ -121,6 +126,7 @@ async fn ours(bench: &mut Bench, size: Size, depths: &[usize], rate: f64) -> Out
         });
         bench.report.rate(Of(WORKLOAD, &case, "rollcall"), &seen.await?);
     }
+    bench.step("register, rollcall, fixed rate");
     let seen = load::paced(rate, bench.window(), &pids, |number| async move {
         let (channel, number) = turn(channels, usize::try_from(number)?, next);
         one(channel, number).await

@@ -34,22 +34,29 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
          encoding` encodes the ten instances for each call.",
     );
     let services = bench.pick(100, 1_000);
-    bench.steps(bench.repeats * 10);
+    bench.steps(bench.repeats * 8);
     place_load(Size::One)?;
     for _ in 0..bench.repeats {
-        let rate = peer(bench, services).await?;
-        let reply = ours(bench, services, rate).await?;
-        for (subject, reply) in [("tonic, ready bytes", opaque(&reply)), ("tonic, encoding", reply)]
-        {
-            let bare = Bare::start(&bench.lab, &reply).await?;
-            bench.step(&format!("resolve, {subject}"));
-            let seen = ask(bench, bare.api, &bare.pids(), 1, Consistency::Stale).await?;
-            let channels = rollcall::channels(bare.api, CONNECTIONS)?;
-            let slow = paced(bench, rate, &channels, &bare.pids(), 1, Consistency::Stale).await?;
-            for (case, ..) in WAYS {
-                bench.report.rate(Of(WORKLOAD, case, subject), &seen);
-                bench.report.latency(Of(WORKLOAD, &at_half(case), subject), &slow);
-            }
+        let outcome = side_by_side(bench, services).await;
+        bench.survive(outcome)?;
+    }
+    Ok(())
+}
+
+async fn side_by_side(bench: &mut Bench, services: usize) -> Outcome {
+    bench.step("resolve, etcd, start and fill");
+    let rate = peer(bench, services).await?;
+    bench.step("resolve, rollcall, start and fill");
+    let reply = ours(bench, services, rate).await?;
+    for (subject, reply) in [("tonic, ready bytes", opaque(&reply)), ("tonic, encoding", reply)] {
+        bench.step(&format!("resolve, {subject}"));
+        let bare = Bare::start(&bench.lab, &reply).await?;
+        let seen = ask(bench, bare.api, &bare.pids(), 1, Consistency::Stale).await?;
+        let channels = rollcall::channels(bare.api, CONNECTIONS)?;
+        let slow = paced(bench, rate, &channels, &bare.pids(), 1, Consistency::Stale).await?;
+        for (case, ..) in WAYS {
+            bench.report.rate(Of(WORKLOAD, case, subject), &seen);
+            bench.report.latency(Of(WORKLOAD, &at_half(case), subject), &slow);
         }
     }
     Ok(())

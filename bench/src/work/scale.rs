@@ -33,18 +33,18 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
     let counts: &[usize] = bench.pick(&[1_000, 10_000], &[1_000, 10_000, 100_000, MOST]);
     bench.steps(counts.len() * 2);
     place_load(Size::One)?;
-    let mut curves = BTreeMap::<(&str, &str), Vec<(f64, f64)>>::new();
+    let mut curves = Curves::new();
     for count in counts.iter().copied() {
         if count <= MOST_ETCD {
             bench.step(&format!("scale, etcd, {count}"));
-            for (plot, value) in theirs(bench, count).await? {
-                curves.entry((plot, "etcd")).or_default().push((count as f64, value));
-            }
+            let points = theirs(bench, count).await;
+            let outcome = points.map(|points| add(&mut curves, "etcd", count, points));
+            bench.survive(outcome)?;
         }
         bench.step(&format!("scale, rollcall, {count}"));
-        for (plot, value) in ours(bench, count).await? {
-            curves.entry((plot, "rollcall")).or_default().push((count as f64, value));
-        }
+        let points = ours(bench, count).await;
+        let outcome = points.map(|points| add(&mut curves, "rollcall", count, points));
+        bench.survive(outcome)?;
     }
     for ((plot, subject), points) in curves {
         let y = match plot {
@@ -55,6 +55,15 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
         bench.report.curve(Curve { plot, x: "instances", y, subject: subject.to_owned(), points });
     }
     Ok(())
+}
+
+/// Points by plot and subject.
+type Curves = BTreeMap<(&'static str, &'static str), Vec<(f64, f64)>>;
+
+fn add(curves: &mut Curves, subject: &'static str, count: usize, points: Points) {
+    for (plot, value) in points {
+        curves.entry((plot, subject)).or_default().push((count as f64, value));
+    }
 }
 
 /// Points of the plots.

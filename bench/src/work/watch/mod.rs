@@ -1,9 +1,12 @@
-//! Watching: how soon a change is with everybody who watches, and what a watcher costs.
+//! Watching: how soon a change is with everybody who watches, what a watcher costs, and how many changes a second can be
+//! told to all.
+
+mod closed;
 
 use super::{Bench, LONG, place_load};
 use crate::{
     load::{self, etcd, histogram, rollcall},
-    outcome::Outcome,
+    outcome::{Doing, Outcome},
     process,
     report::{Curve, Of},
     servers::{Size, bare::Bare, etcd::Etcd, rollcall::Rollcall},
@@ -26,6 +29,7 @@ const SHARED: usize = 100;
 const OPENING: usize = 50;
 /// Longest wait for the last delivery.
 const LAST: Duration = Duration::from_secs(20);
+const SUBJECTS: [&str; 3] = ["etcd", "rollcall", "bare tonic"];
 
 /// Who watches what, and how often it changes.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +66,14 @@ enum Side {
     Etcd(SocketAddr),
 }
 
+impl Side {
+    fn api(self) -> SocketAddr {
+        match self {
+            Self::Ours(api) | Self::Etcd(api) => api,
+        }
+    }
+}
+
 /// When each change of each service was sent, in order.
 type Sent = Rc<RefCell<Vec<Vec<Instant>>>>;
 /// A delivery: service, number of the change, moment.
@@ -74,6 +86,13 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
          all watchers on core 1. Memory is the resident growth of the server while \
          the watches were opened, by their number.",
     );
+    bench.report.note(
+        "watch, closed loop: one writer makes a change as soon as the one before is acknowledged and the slowest watcher is \
+         at most 4 behind. Throughput counts what has arrived: messages of ours with the changed instance, events of etcd. A \
+         watcher of ours that is behind is told the newest state alone; the changes between are not counted as deliveries, \
+         and `changes seen by all` counts them as seen with the newer one. Of each message watchers read the number of \
+         the change and skip the rest.",
+    );
     let watchers = bench.pick(1_000, 5_000);
     let mut shapes = vec![
         Shape { watchers, services: 50, rate: 100.0, per_connection: SHARED },
@@ -83,27 +102,44 @@ pub(crate) async fn run(bench: &mut Bench) -> Outcome {
     if !bench.quick {
         shapes.insert(0, Shape { watchers, services: 1, rate: 1.0, per_connection: SHARED });
     }
-    bench.steps(bench.repeats * shapes.len() * 3);
+    // The last is the closed loop.
+    let loads: Vec<Option<Shape>> = shapes.into_iter().map(Some).chain([None]).collect();
+    bench.steps(bench.repeats * loads.len() * SUBJECTS.len());
     place_load(Size::One)?;
     for repeat in 0..bench.repeats {
-        for shape in shapes.iter().copied() {
-            bench.step(&format!("watch, etcd, {}", shape.case()));
-            let server = Etcd::start(&bench.lab, Size::One).await?;
-            let (side, pids) = (Side::Etcd(server.members[0].api), server.pids());
-            measure(bench, shape, side, &pids, "etcd", repeat).await?;
-            drop(server);
-            bench.step(&format!("watch, rollcall, {}", shape.case()));
-            let server = Rollcall::start(&bench.lab, Size::One, &[]).await?;
-            let (side, pids) = (Side::Ours(server.nodes[0].api), server.pids());
-            measure(bench, shape, side, &pids, "rollcall", repeat).await?;
-            drop(server);
-            bench.step(&format!("watch, bare tonic, {}", shape.case()));
-            let server = Bare::start(&bench.lab, &v1::ResolveResponse::default()).await?;
-            let (side, pids) = (Side::Ours(server.api), server.pids());
-            measure(bench, shape, side, &pids, "bare tonic", repeat).await?;
+        for load in loads.iter().copied() {
+            for subject in SUBJECTS {
+                let case = load.map_or_else(closed::case, Shape::case);
+                bench.step(&format!("watch, {subject}, {case}"));
+                let outcome = beside(bench, load, subject, repeat).await;
+                bench.survive(outcome)?;
+            }
         }
     }
     Ok(())
+}
+
+/// One load on one server that is started for it.
+async fn beside(bench: &mut Bench, load: Option<Shape>, subject: &str, repeat: usize) -> Outcome {
+    let (etcd, ours, bare);
+    let (side, pids) = match subject {
+        "etcd" => {
+            etcd = Etcd::start(&bench.lab, Size::One).await.doing("start")?;
+            (Side::Etcd(etcd.members[0].api), etcd.pids())
+        }
+        "rollcall" => {
+            ours = Rollcall::start(&bench.lab, Size::One, &[]).await.doing("start")?;
+            (Side::Ours(ours.nodes[0].api), ours.pids())
+        }
+        _ => {
+            bare = Bare::start(&bench.lab, &v1::ResolveResponse::default()).await.doing("start")?;
+            (Side::Ours(bare.api), bare.pids())
+        }
+    };
+    match load {
+        Some(shape) => measure(bench, shape, side, &pids, subject, repeat).await,
+        None => closed::measure(bench, side, &pids, subject).await,
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {
@@ -122,11 +158,8 @@ async fn measure(
     subject: &str,
     repeat: usize,
 ) -> Outcome {
-    let api = match side {
-        Side::Ours(api) | Side::Etcd(api) => api,
-    };
-    let writer = rollcall::channel(api)?;
-    let lease = prepare(&writer, shape, side).await?;
+    let writer = rollcall::channel(side.api())?;
+    let lease = prepare(&writer, shape.services, side).await?;
     let before = process::used(pids)?;
     let (tell, mut told) = mpsc::unbounded_channel();
     let watching = open(shape, side, &tell).await?;
@@ -168,13 +201,13 @@ async fn measure(
 }
 
 /// The instances that will be changed; the lease that etcd's share.
-async fn prepare(writer: &Channel, shape: Shape, side: Side) -> Outcome<i64> {
+async fn prepare(writer: &Channel, services: usize, side: Side) -> Outcome<i64> {
     let lease = match side {
         Side::Ours(_) => 0,
         Side::Etcd(_) => etcd::grant(writer, LONG).await?.0,
     };
-    for number in 0..shape.services {
-        change(writer, side, number, 0, lease).await?;
+    for number in 0..services {
+        change(writer, side, number, 0, lease).await.doing("register what is watched")?;
     }
     Ok(lease)
 }
@@ -196,10 +229,7 @@ async fn open(
     side: Side,
     tell: &mpsc::UnboundedSender<Delivery>,
 ) -> Outcome<JoinSet<()>> {
-    let api = match side {
-        Side::Ours(api) | Side::Etcd(api) => api,
-    };
-    let channels = rollcall::channels(api, shape.watchers.div_ceil(shape.per_connection))?;
+    let channels = rollcall::channels(side.api(), shape.watchers.div_ceil(shape.per_connection))?;
     let opening = stream::iter(0..shape.watchers).map(|watcher| {
         let (channel, at) =
             (channels[watcher / shape.per_connection].clone(), watcher % shape.services);
@@ -293,10 +323,24 @@ async fn write(
     while let Some(written) = writes.join_next().await {
         written??;
     }
+    // Changes that were under way together may have changed places, and a watcher that is behind is told the newest state
+    // alone. This one everybody is told of.
+    for at in 0..shape.services {
+        let number = {
+            let mut sent = sent.borrow_mut();
+            if sent[at].is_empty() {
+                continue;
+            }
+            sent[at].push(Instant::now());
+            sent[at].len()
+        };
+        change(writer, side, at, number, lease).await?;
+    }
     Ok(())
 }
 
-/// Takes deliveries until everybody has seen the last change of every service.
+/// Takes deliveries until everybody has seen the last change of every service, which is after those of the pace and does
+/// not count.
 async fn collect(
     sent: &Sent,
     told: &mut mpsc::UnboundedReceiver<Delivery>,
@@ -308,25 +352,30 @@ async fn collect(
     let mut finals = 0;
     // As many changes as the pace makes, shared out in turn.
     let all = (length.as_secs_f64() * shape.rate).floor();
-    let last = |at: usize| {
+    let paced = |at: usize| {
         let all = all as usize;
         all / shape.services + usize::from(at < all % shape.services)
     };
-    let changed = (0..shape.services).filter(|at| last(*at) > 0).count();
+    let changed = (0..shape.services).filter(|at| paced(*at) > 0).count();
     while finals < changed * shape.each() {
         let left = (length + LAST).saturating_sub(begin.elapsed());
         let delivery = timeout(left, told.recv()).await;
         let Ok(Some((at, number, seen))) = delivery else {
-            return Err(
-                format!("{finals} of {} watchers saw the last change", shape.watchers).into()
-            );
+            return Err(format!(
+                "{finals} of {} watchers saw the last change",
+                changed * shape.each()
+            )
+            .into());
         };
         // Zero is what was there before.
         let Some(number) = number.checked_sub(1) else { continue };
         let began = sent.borrow().get(at).and_then(|sent| sent.get(number)).copied();
         let began = began.ok_or("a change was seen that nobody made")?;
-        waits.saturating_record(u64::try_from((seen - began).as_nanos())?);
-        finals += usize::from(number + 1 == last(at));
+        if number < paced(at) {
+            waits.saturating_record(u64::try_from((seen - began).as_nanos())?);
+        } else {
+            finals += 1;
+        }
     }
     Ok(waits)
 }

@@ -1,8 +1,15 @@
-//! What was measured: samples in, rows with medians and ratios out, as Markdown and as JSON.
+//! What was measured: samples in, rows with medians and ratios out, as Markdown ([`table`]) and as JSON.
 
-use crate::{load::Seen, machine::Machine, outcome::Outcome};
+mod table;
+
+use crate::{
+    load::{Counted, Seen},
+    machine::Machine,
+    outcome::Outcome,
+};
 use serde::Serialize;
 use std::{fmt::Write as _, path::Path};
+use table::{table, unique};
 
 /// Ours; every other subject is a peer.
 pub(crate) const OURS: &str = "rollcall";
@@ -99,6 +106,13 @@ impl Report {
         self.add(of, LOAD, "cores", seen.load);
     }
 
+    /// How many a second, and who was busy meanwhile.
+    pub(crate) fn counted(&mut self, of: Of<'_>, counted: Counted) {
+        self.add(of, THROUGHPUT, "1/s", counted.rate);
+        self.add(of, SERVERS, "cores", counted.servers);
+        self.add(of, LOAD, "cores", counted.load);
+    }
+
     pub(crate) fn curve(&mut self, curve: Curve) {
         self.curves.push(curve);
     }
@@ -182,7 +196,8 @@ impl Report {
         )?;
         writeln!(
             text,
-            "Median (smallest - largest); bold beside a peer: our median by the peer's.\n"
+            "Median (smallest - largest); bold beside a peer: our median by the peer's; load-bound: the load had its \
+             core for itself and the servers had not.\n"
         )?;
         for (program, version) in &machine.versions {
             writeln!(text, "- {program}: {version}")?;
@@ -238,79 +253,6 @@ fn beside(row: &Row, all: &[Row]) -> Vec<Row> {
     if found.is_empty() { vec![row.clone()] } else { found }
 }
 
-/// Each once, where it stands first.
-fn unique<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
-    let mut found = Vec::new();
-    for one in all {
-        if !found.contains(&one) {
-            found.push(one);
-        }
-    }
-    found
-}
-
-/// A line for each case and metric, a column for each subject, ours first.
-fn table(rows: &[&Row]) -> String {
-    let mut subjects = unique(rows.iter().map(|row| &*row.subject));
-    subjects.sort_by_key(|subject| *subject != OURS);
-    let mut lines = vec![
-        format!("| case | figure | {} |", subjects.join(" | ")),
-        format!("|---|---|{}", "---:|".repeat(subjects.len())),
-    ];
-    for case in unique(rows.iter().map(|row| &*row.case)) {
-        let rows: Vec<&Row> = rows.iter().copied().filter(|row| row.case == case).collect();
-        for (metric, unit) in unique(rows.iter().map(|row| (&*row.metric, row.unit))) {
-            let find = |subject: &str, metric: &str| {
-                rows.iter().copied().find(|row| (&*row.subject, &*row.metric) == (subject, metric))
-            };
-            if metric == LOAD {
-                continue;
-            }
-            let cells = subjects.iter().map(|subject| match find(subject, metric) {
-                None => String::new(),
-                Some(row) if metric == SERVERS => {
-                    let load = find(subject, LOAD).map_or(0.0, |load| load.median);
-                    format!("{:.2} + {load:.2}", row.median)
-                }
-                Some(row) => cell(row, find(OURS, metric)),
-            });
-            let cells: Vec<String> = cells.collect();
-            let metric = if metric == SERVERS { "servers + load busy" } else { metric };
-            let comma = if unit.is_empty() { "" } else { ", " };
-            lines.push(format!("| {case} | {metric}{comma}{unit} | {} |", cells.join(" | ")));
-        }
-    }
-    lines.join("\n")
-}
-
-/// Median, range, and with a peer our median by its own.
-fn cell(row: &Row, ours: Option<&Row>) -> String {
-    let mut text = number(row.median);
-    if row.repeats > 1 {
-        text += &format!(" ({} - {})", number(row.min), number(row.max));
-    }
-    if let Some(ours) = ours.filter(|_| row.subject != OURS && row.median != 0.0) {
-        text += &format!("; **{:.2} x**", ours.median / row.median);
-    }
-    text
-}
-
-/// Three digits that matter, thousands apart.
-fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 1_000.0 => {
-            let whole = format!("{value:.0}");
-            let digits: Vec<char> = whole.chars().collect();
-            let groups: Vec<String> =
-                digits.rchunks(3).rev().map(|group| group.iter().collect()).collect();
-            groups.join(",")
-        }
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
 /// Smallest, middle and largest. Of an even number the middle is the mean of two.
 fn spread(mut values: Vec<f64>) -> Option<(f64, f64, f64)> {
     values.sort_by(f64::total_cmp);
@@ -350,31 +292,6 @@ mod tests {
         let rows = report.rows();
         let alone = rows.iter().find(|row| row.case == "1 in flight");
         assert_eq!(alone.map(|row| row.ratio), Some(None));
-    }
-
-    #[test]
-    fn a_table_has_ours_first_and_the_ratio_beside_the_peer() {
-        let mut report = Report::default();
-        for (subject, value) in [("etcd", 5.0), ("rollcall", 20.0)] {
-            report.add(Of("register", "1 node", subject), THROUGHPUT, "1/s", value);
-            report.add(Of("register", "1 node", subject), SERVERS, "cores", 0.5);
-            report.add(Of("register", "1 node", subject), LOAD, "cores", 0.25);
-        }
-        let rows = report.alone();
-        let table = table(&rows.iter().collect::<Vec<_>>());
-        let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "| case | figure | rollcall | etcd |");
-        assert_eq!(lines[2], "| 1 node | throughput, 1/s | 20.0 | 5.00; **4.00 x** |");
-        assert_eq!(lines[3], "| 1 node | servers + load busy, cores | 0.50 + 0.25 | 0.50 + 0.25 |");
-        assert_eq!(lines.len(), 4);
-    }
-
-    #[test]
-    fn numbers_keep_three_digits() {
-        assert_eq!(number(1_234_567.8), "1,234,568");
-        assert_eq!(number(123.4), "123");
-        assert_eq!(number(12.34), "12.3");
-        assert_eq!(number(0.123), "0.12");
     }
 
     #[test]
