@@ -22,8 +22,8 @@ const FAILING_MIN: usize = 3;
 const TICK: Duration = Duration::from_millis(250);
 /// How often another checker is asked, in ticks.
 const ASK_TICKS: u32 = 4;
-/// Checks that it is asked about at a time, those first that were not asked about for longest. If it sees all of them
-/// fail, it is believed about the rest.
+/// Checks that it is asked about at a time, those first that were not asked about for longest. If it sees all of so
+/// many fail, it is believed about the rest.
 const SAMPLE: usize = ITEMS_MAX;
 /// Timeout of its probes, all of which run at once.
 const CONFIRM: Duration = Duration::from_secs(2);
@@ -44,6 +44,8 @@ pub(super) struct Doubts {
     others: BTreeMap<u64, u64>,
     /// When another checker answered that does not doubt, ms; 0 = none did.
     heard: u64,
+    /// When this node was last seen to doubt, ms; `None` = never.
+    doubted: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +58,20 @@ struct Held {
 }
 
 impl Doubts {
-    /// Whether this may be told; it is held otherwise. Only failures are doubtful, while the checker doubts itself or
-    /// where it was held since it did.
+    /// Whether this may be told; it is held otherwise. Only failures are doubtful: while the checker doubts itself, for
+    /// two intervals after that, since they may stand on probes that began or failed meanwhile, and where it was held
+    /// since.
     pub(super) fn may_tell(
         &mut self,
-        key: &Key,
+        (key, interval): (&Key, Option<Duration>),
         finding: &Finding,
         (doubts, now): (bool, u64),
     ) -> bool {
-        let is_free = self.free.remove(key) || !(doubts || self.held.contains_key(key));
+        if doubts {
+            self.doubted = Some(now);
+        }
+        let doubtful = self.doubted.is_some_and(|at| !is_over(at, now, interval));
+        let is_free = self.free.remove(key) || !(doubtful || self.held.contains_key(key));
         if finding.opinion.verdict != Verdict::Failing || is_free {
             self.held.remove(key);
             return true;
@@ -136,7 +143,8 @@ impl Doubts {
     /// Takes what another checker saw of a sample: failed, or alive; `None` = it could not tell. Returns what may go.
     fn heard(&mut self, sample: &[Key], failed: &[Option<bool>], now: u64) -> Vec<Key> {
         self.heard = now;
-        if !sample.is_empty() && failed.iter().all(|failed| *failed == Some(true)) {
+        // Of fewer, none was left out: what is held and not among them was not held yet when it was asked.
+        if sample.len() == SAMPLE && failed.iter().all(|failed| *failed == Some(true)) {
             return self.release_all();
         }
         let mut confirmed = Vec::new();
@@ -219,6 +227,9 @@ impl Checks {
         held.free.retain(|key| book.finding(key).is_some());
         let age = u64::try_from(DOUBT_AGE.as_millis()).unwrap_or(u64::MAX);
         held.others.retain(|id, at| others.contains(id) && now.saturating_sub(*at) < age);
+        if doubts {
+            held.doubted = Some(now);
+        }
         let free = if !doubts {
             let passes = |key: &Key| book.has_just_passed(key);
             let (wrong, right) = held.end(now, passes, |key| book.interval(key));
@@ -308,10 +319,17 @@ mod tests {
         Finding { generation, basis: 1, check, opinion, evidence: "".into() }
     }
 
+    const SECOND: Option<Duration> = Some(Duration::from_secs(1));
+
+    /// Whether it may be told that a check with an interval of a second fails.
+    fn fails(doubts: &mut Doubts, generation: u64, at: (bool, u64)) -> bool {
+        doubts.may_tell((&key(generation), SECOND), &finding(Verdict::Failing), at)
+    }
+
     fn holding(count: u64) -> Doubts {
         let mut doubts = Doubts::default();
         for generation in 1..=count {
-            assert!(!doubts.may_tell(&key(generation), &finding(Verdict::Failing), (true, 1_000)));
+            assert!(!fails(&mut doubts, generation, (true, 1_000)));
         }
         doubts
     }
@@ -319,7 +337,8 @@ mod tests {
     #[test]
     fn what_passes_is_never_held() {
         let mut doubts = holding(1);
-        assert!(doubts.may_tell(&key(1), &finding(Verdict::Passing), (true, 2_000)));
+        let passing = finding(Verdict::Passing);
+        assert!(doubts.may_tell((&key(1), SECOND), &passing, (true, 2_000)));
         assert!(doubts.held.is_empty());
     }
 
@@ -329,8 +348,8 @@ mod tests {
         let sample = [key(1), key(2), key(3)];
         let free = doubts.heard(&sample, &[Some(true), Some(false), None], 1_000);
         assert_eq!(free, [key(1)]);
-        assert!(doubts.may_tell(&key(1), &finding(Verdict::Failing), (true, 1_000)), "once");
-        assert!(!doubts.may_tell(&key(1), &finding(Verdict::Failing), (true, 1_000)));
+        assert!(fails(&mut doubts, 1, (true, 1_000)), "once");
+        assert!(!fails(&mut doubts, 1, (true, 1_000)));
         let waited = doubts.waited(60_000, |_| Some(Duration::from_secs(10)));
         assert_eq!(waited, [key(1), key(3)], "the one that was seen alive does not run out");
     }
@@ -341,6 +360,15 @@ mod tests {
         let sample = doubts.sample(2_000);
         assert_eq!(sample.len(), SAMPLE);
         assert_eq!(doubts.heard(&sample, &[Some(true); SAMPLE], 2_000).len(), 100);
+    }
+
+    #[test]
+    fn the_death_of_a_few_says_nothing_of_what_was_held_after_they_were_asked_about() {
+        let mut doubts = holding(1);
+        let sample = doubts.sample(1_000);
+        assert!(!fails(&mut doubts, 2, (true, 1_500)));
+        assert_eq!(doubts.heard(&sample, &[Some(true)], 2_000), [key(1)]);
+        assert!(!fails(&mut doubts, 2, (true, 2_000)));
     }
 
     #[test]
@@ -366,11 +394,23 @@ mod tests {
         let (passes, interval) = (|of: &Key| *of == key(2), |_: &Key| Some(Duration::from_secs(1)));
         let (wrong, right) = doubts.end(2_999, passes, interval);
         assert_eq!((wrong, right), (vec![key(1), key(2)], vec![]));
-        let failing = finding(Verdict::Failing);
-        assert!(!doubts.may_tell(&key(3), &failing, (false, 2_999)), "it is still held");
+        assert!(!fails(&mut doubts, 3, (false, 2_999)), "it is still held");
         assert_eq!(doubts.end(3_000, passes, interval), (vec![], vec![key(3)]));
         assert!(doubts.held.is_empty());
-        assert!(doubts.may_tell(&key(3), &failing, (false, 3_000)));
+        assert!(fails(&mut doubts, 3, (false, 3_000)));
+    }
+
+    #[test]
+    fn what_fails_right_after_a_doubt_is_held_for_it_may_stand_on_probes_of_its_time() {
+        let mut doubts = Doubts::default();
+        assert!(fails(&mut doubts, 1, (false, 500)), "there was no doubt yet");
+        assert!(!fails(&mut doubts, 2, (true, 1_000)));
+        assert!(!fails(&mut doubts, 3, (false, 2_999)), "the doubt was there two intervals ago");
+        assert!(fails(&mut doubts, 4, (false, 3_000)));
+        assert_eq!(
+            doubts.held.keys().map(|(generation, _)| *generation).collect::<Vec<_>>(),
+            [2, 3]
+        );
     }
 
     #[test]

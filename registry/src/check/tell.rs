@@ -87,7 +87,9 @@ impl Checks {
             let (book, mut held) = (self.book(), self.doubts());
             let now = self.now();
             let found = keys.iter().filter_map(|key| Some((key, book.finding(key)?)));
-            let may = |(key, finding): &(&Key, Finding)| held.may_tell(key, finding, (doubts, now));
+            let may = |(key, finding): &(&Key, Finding)| {
+                held.may_tell((key, book.interval(key)), finding, (doubts, now))
+            };
             found.filter(may).map(|(_, finding)| finding).collect()
         };
         if items.is_empty() {
