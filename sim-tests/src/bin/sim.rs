@@ -20,7 +20,7 @@ sim shrink --seed N [--seconds S]                                     a smaller 
 sim regressions                                                       seeds that have failed once
 sim scenario NAME [--seed N] [--trace]                                faults set by hand; without NAME: the list
 sim scenarios [--seed N]                                              all of them, each in a process of its own
-sim planted [--bug ID] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
+sim planted [--bug A,B] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
 
 type Failure = Box<dyn std::error::Error>;
 
