@@ -2,7 +2,7 @@
 //!
 //! Each aspect has dice of its own, so that leaving one out (`--faults`, the shrinker) changes no other.
 
-use crate::faults::TABLE;
+use crate::faults::{self, TABLE};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rollcall_registry::{
     api::ApiSettings, check::CheckSettings, lease::LeaseSettings, raft::RaftSettings,
@@ -226,7 +226,7 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
     if let Some(only) = only {
         kinds.retain(|kind| only.iter().any(|name| name == TABLE[*kind].name));
     }
-    let mut strikes = Vec::new();
+    let (ttl, mut strikes) = (mix(seed, 1).ttl, Vec::new());
     for &kind in &kinds {
         let mut dice = dice(seed, TABLE[kind].name);
         let gap_ms = dice.random_range(3_000..20_000);
@@ -236,7 +236,8 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
             let longest = pick(&mut dice, &[300, 1_500, 1_500, 4_000, 9_000]);
             // A death that is over before any check could tell shows little.
             let longest = if TABLE[kind].name == "target_dies" { longest * 2 } else { longest };
-            let lasts = Duration::from_millis(dice.random_range(20..longest));
+            let drawn = Duration::from_millis(dice.random_range(20..longest));
+            let lasts = faults::lasts(TABLE[kind].name, ttl).unwrap_or(drawn);
             strikes.push(Strike { kind, at, lasts, seed: dice.random(), worst: false });
             at += lasts + Duration::from_millis(dice.random_range(0..gap_ms));
         }

@@ -4,7 +4,7 @@
 use crate::{
     chronicle::Chronicle,
     cluster::{Cluster, NodeNow},
-    faults::{Field, TABLE, Undo},
+    faults::{Field, TABLE, Undo, When},
     invariants::{self, Invariant, Moment, Violation, exits, well},
     links::Links,
     oracle::Oracle,
@@ -49,6 +49,15 @@ pub struct Report {
     pub points: String,
 }
 
+/// A fault at work.
+struct Active {
+    name: &'static str,
+    until: Duration,
+    /// Or before that.
+    when: Option<When>,
+    undo: Undo,
+}
+
 /// A run under way.
 struct Run<'p, 's> {
     plan: &'p Plan,
@@ -62,7 +71,7 @@ struct Run<'p, 's> {
     invariants: Vec<Box<dyn Invariant>>,
     violations: Vec<Violation>,
     /// Faults at work, and when they end.
-    active: Vec<(Duration, &'static str, Undo)>,
+    active: Vec<Active>,
     /// Machines that ended by themselves, and when they are started again.
     ended: Vec<(Duration, usize)>,
     looked: Duration,
@@ -128,8 +137,8 @@ impl<'s> Run<'_, 's> {
         while self.sim.elapsed() < self.plan.length && self.violations.is_empty() {
             self.step()?;
             let now = self.sim.elapsed();
-            while let Some(at) = self.active.iter().position(|(until, ..)| *until <= now) {
-                let (_, name, undo) = self.active.remove(at);
+            while let Some(at) = self.first_over(now) {
+                let Active { name, undo, .. } = self.active.remove(at);
                 self.trace.line("sim", &format!("{name} is over"));
                 undo(&mut self.field());
                 self.disturbed = now;
@@ -140,8 +149,9 @@ impl<'s> Run<'_, 's> {
                 let mut field = self.field();
                 field.worst = strike.worst;
                 let undo = (kind.begin)(&mut field, &mut dice);
+                let (name, until, when) = (kind.name, now + strike.lasts, field.until);
                 if let Some(undo) = undo {
-                    self.active.push((now + strike.lasts, kind.name, undo));
+                    self.active.push(Active { name, until, when, undo });
                 }
                 self.disturbed = now;
             }
@@ -149,10 +159,16 @@ impl<'s> Run<'_, 's> {
         Ok(())
     }
 
+    /// A fault that is over now.
+    fn first_over(&self, now: Duration) -> Option<usize> {
+        let early = |when: &When| when(&self.cluster, now);
+        self.active.iter().position(|it| it.until <= now || it.when.as_ref().is_some_and(early))
+    }
+
     /// Everything is healed; then all must be well in time.
     fn liveness(&mut self) -> turmoil::Result {
         self.trace.line("sim", "heal everything");
-        for (_, _, undo) in std::mem::take(&mut self.active) {
+        for Active { undo, .. } in std::mem::take(&mut self.active) {
             undo(&mut self.field());
         }
         for machine in &self.cluster.machines {
@@ -230,6 +246,7 @@ impl<'s> Run<'_, 's> {
             oracle: &self.oracle,
             points: &self.oracle.points,
             worst: false,
+            until: None,
         }
     }
 

@@ -14,9 +14,11 @@ mod hold;
 mod kill;
 mod latency;
 mod mid_write;
+mod old_leader;
 mod one_way;
 mod owners_cut;
 mod owners_die;
+mod owners_late;
 mod pause;
 mod power;
 mod split;
@@ -52,7 +54,12 @@ pub struct Field<'f, 's> {
     pub points: &'f Points,
     /// This strike hits the leader, or all owners, whatever its dice say.
     pub worst: bool,
+    /// Set by a fault that may be over before its time.
+    pub until: Option<When>,
 }
+
+/// Tells whether a fault is over before its time, at some simulated time.
+pub type When = Box<dyn Fn(&Cluster, Duration) -> bool>;
 
 impl std::fmt::Debug for Field<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -112,6 +119,8 @@ table! {
     write_error: "a write fails for lack of space",
     target_dies: "a probed instance dies, and lives again later",
     targets_cut: "a checker reaches none of its targets, but all of its peers",
+    old_leader: "the leader hears no other machine for longer than leases, all clients reach it",
+    owners_late: "beats are held back until a lease runs out, while the leader is slow to commit",
 }
 
 impl<'s> Field<'_, 's> {
@@ -199,6 +208,15 @@ pub enum Crash {
     Kill,
     /// Everything is lost.
     Wipe,
+}
+
+/// How long a fault lasts that is about leases: longer than the shortest, whatever its dice say.
+pub fn lasts(name: &str, ttl: Duration) -> Option<Duration> {
+    match name {
+        "old_leader" => Some(old_leader::lasts(ttl)),
+        "owners_late" => Some(owners_late::lasts(ttl)),
+        _ => None,
+    }
 }
 
 /// Both directions of the links between one machine and some others.
