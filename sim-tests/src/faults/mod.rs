@@ -13,6 +13,7 @@ mod disk_full;
 mod hold;
 mod kill;
 mod latency;
+mod left_behind;
 mod mid_write;
 mod old_leader;
 mod one_way;
@@ -121,6 +122,7 @@ table! {
     targets_cut: "a checker reaches none of its targets, but all of its peers",
     old_leader: "the leader hears no other machine for longer than leases, all clients reach it",
     owners_late: "beats are held back until a lease runs out, while the leader is slow to commit",
+    left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
 }
 
 impl<'s> Field<'_, 's> {
@@ -210,11 +212,12 @@ pub enum Crash {
     Wipe,
 }
 
-/// How long a fault lasts that is about leases: longer than the shortest, whatever its dice say.
+/// How long a fault lasts that is about leases or the length of the log, whatever its dice say.
 pub fn lasts(name: &str, ttl: Duration) -> Option<Duration> {
     match name {
         "old_leader" => Some(old_leader::lasts(ttl)),
         "owners_late" => Some(owners_late::lasts(ttl)),
+        "left_behind" => Some(left_behind::LASTS),
         _ => None,
     }
 }
