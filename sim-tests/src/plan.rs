@@ -54,6 +54,8 @@ pub struct Mix {
     pub lookups: bool,
     /// Instances with a check that always live; there is one more, which may die, if there are any.
     pub probed: usize,
+    /// Somebody registers instances and never beats.
+    pub forsaken: bool,
 }
 
 /// One fault that will strike.
@@ -186,6 +188,7 @@ fn timing(seed: u64) -> Timing {
 
 fn mix(seed: u64, fewer: usize) -> Mix {
     let least_probed = if is_about_checks(seed) { 12 } else { 0 };
+    let forsaken = dice(seed, "forsaken").random_range(0..3) != 0;
     let mut dice = dice(seed, "mix");
     let some = |count: usize| count.div_ceil(fewer);
     Mix {
@@ -202,6 +205,7 @@ fn mix(seed: u64, fewer: usize) -> Mix {
         operator: pick(&mut dice, &[true, false]),
         lookups: pick(&mut dice, &[true, true, true, false]),
         probed: some(pick(&mut dice, &[0, 0, 4, 12])).max(least_probed),
+        forsaken,
     }
 }
 

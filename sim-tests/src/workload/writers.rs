@@ -1,7 +1,7 @@
 //! Writers: registrations that nobody keeps, updates, compare-and-set, removals, admin states and policies, by several
 //! tasks on the same few names; every write marked, many sent twice: at once to another node, or long after.
 
-use super::{Setup, WRITTEN, host, pause, wire, written};
+use super::{Setup, WRITTEN, host, pause, to_wire, wire, written};
 use crate::oracle::{Asked, PORT, Write, address_of, now};
 use crate::points::Points;
 use rand::{RngExt, rngs::SmallRng};
@@ -58,11 +58,6 @@ fn any_name(dice: &mut SmallRng) -> InstanceName {
     let service = written(dice.random_range(0..WRITTEN));
     let id = format!("w{}", dice.random_range(0..IDS));
     InstanceName::parse("", service.service.as_str(), &id).expect("a valid name")
-}
-
-fn to_wire(name: &InstanceName) -> v1::InstanceName {
-    let v1::ServiceName { namespace, service } = wire(&name.service);
-    v1::InstanceName { namespace, service, instance_id: name.id.as_str().to_owned() }
 }
 
 /// A number in as many bytes as a nonce has.
