@@ -19,6 +19,7 @@ mod old_leader;
 mod one_way;
 mod owners_cut;
 mod owners_die;
+mod owners_gone;
 mod owners_late;
 mod pause;
 mod power;
@@ -122,6 +123,7 @@ table! {
     targets_cut: "a checker reaches none of its targets, but all of its peers",
     old_leader: "the leader hears no other machine for longer than leases, all clients reach it",
     owners_late: "beats are held back until a lease runs out, while the leader is slow to commit",
+    owners_gone: "no owner reaches any node until the leases of all are over",
     left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
 }
 
@@ -216,6 +218,7 @@ pub enum Crash {
 pub fn lasts(name: &str, ttl: Duration) -> Option<Duration> {
     match name {
         "old_leader" => Some(old_leader::lasts(ttl)),
+        "owners_gone" => Some(owners_gone::lasts(ttl)),
         "owners_late" => Some(owners_late::lasts(ttl)),
         "left_behind" => Some(left_behind::LASTS),
         _ => None,

@@ -7,7 +7,7 @@ use rand::{RngExt, rngs::SmallRng};
 use std::time::Duration;
 
 /// Longest way between the leader and its peers.
-const SLOW: Duration = Duration::from_millis(150);
+const SLOW: Duration = Duration::from_millis(200);
 /// The leader has found by then what has run out.
 const FOUND: Duration = Duration::from_millis(10);
 
@@ -25,7 +25,7 @@ pub(super) fn begin(field: &mut Field<'_, '_>, dice: &mut SmallRng) -> Option<Un
     field.tell(&format!("hold back what {owner} sends"));
     nodes.iter().for_each(|node| field.links.hold(field.sim, owner, node));
     peers.iter().for_each(|peer| field.links.slow(field.sim, &name, peer, SLOW));
-    field.until = Some(runs_out(number, FOUND + Duration::from_millis(dice.random_range(0..40))));
+    field.until = Some(runs_out(number, FOUND + Duration::from_millis(dice.random_range(0..15))));
     Some(Box::new(move |field| {
         nodes.iter().for_each(|node| field.links.release(field.sim, owner, node));
         peers.iter().for_each(|peer| field.links.slow(field.sim, &name, peer, LATENCY_MAX));
