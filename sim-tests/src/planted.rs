@@ -251,8 +251,15 @@ fn hunt(program: &Path, bug: &Bug, run: u64, effort: Effort) -> Result<Caught, F
         let sick = Order { bug: id.clone(), ..order.clone() };
         let ended = sick.run_within(program, LONGEST.min(left))?;
         let promise = swarm::promise(&ended.text);
-        if !ended.ok && promise != swarm::HANGS && order.run_within(program, LONGEST)?.ok {
+        if ended.ok || promise == swarm::HANGS {
+            continue;
+        }
+        let sound = order.run_within(program, LONGEST)?;
+        if sound.ok {
             return Ok((Some(promise.to_owned()), tried));
+        }
+        if swarm::promise(&sound.text) != swarm::HANGS {
+            return Err(format!("without any bug: {}", sound.text).into());
         }
     }
     Ok((None, bug.within))

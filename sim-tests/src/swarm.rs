@@ -312,6 +312,7 @@ mod tests {
         let text = "seed 3: BROKEN\n  who beats does not expire: x: y\nreproduce: z";
         assert_eq!(promise(text), "who beats does not expire");
         assert_eq!(promise("hangs: no end"), "hangs");
+        assert_eq!(promise("thread caused non-unwinding panic. aborting."), "no task panics");
     }
 
     #[test]
