@@ -8,7 +8,7 @@
 //! | `committed` | a committed entry never changes | Raft 5.4, Leader Completeness and State Machine Safety |
 //! | `durable` | what is committed is on the synced disks of a majority | Raft 5.2 and 5.3: what is answered is on stable storage before |
 //! | `acknowledged` | what was acknowledged is in the history, and stays | `docs/failure.md`: everything that was acknowledged is there again |
-//! | `effects` | a refusal has no effect, a request id at most one | Raft 8, client interaction; `RegisterRequest.request_id` |
+//! | `effects` | a refusal has no effect, a request id at most one, a goodbye none on a successor | Raft 8, client interaction; `RegisterRequest.request_id` |
 //! | `order` | revisions respect real time; a compare-and-set compared | linearizability, by revision |
 //! | `false_expiry` | who beats does not expire | `docs/operate.md`, timing: never before its TTL |
 //! | `expiry_bound` | who is silent expires in time | `docs/operate.md`, timing; decision 006 |
