@@ -4,7 +4,7 @@
 use crate::{
     chronicle::Chronicle,
     cluster::{Cluster, NodeNow},
-    faults::{Field, TABLE, Undo, When},
+    faults::{Active, Field, TABLE, Undo, When},
     invariants::{self, Invariant, Moment, Violation, exits, well},
     links::Links,
     oracle::Oracle,
@@ -47,15 +47,6 @@ pub struct Report {
     pub writes: usize,
     /// Rare states that were reached, as of [`crate::points::Points::line`].
     pub points: String,
-}
-
-/// A fault at work.
-struct Active {
-    name: &'static str,
-    until: Duration,
-    /// Or before that.
-    when: Option<When>,
-    undo: Undo,
 }
 
 /// A run under way.
@@ -139,8 +130,11 @@ impl<'s> Run<'_, 's> {
             let now = self.sim.elapsed();
             while let Some(at) = self.first_over(now) {
                 let Active { name, undo, .. } = self.active.remove(at);
-                self.trace.line("sim", &format!("{name} is over"));
-                undo(&mut self.field());
+                if let Some((lasts, undo)) = self.undo(undo) {
+                    self.active.push(Active { name, until: now + lasts, when: None, undo });
+                } else {
+                    self.trace.line("sim", &format!("{name} is over"));
+                }
                 self.disturbed = now;
             }
             while let Some(strike) = strikes.next_if(|strike| strike.at <= now) {
@@ -159,6 +153,13 @@ impl<'s> Run<'_, 's> {
         Ok(())
     }
 
+    /// Ends a fault; returns how it goes on, if it does.
+    fn undo(&mut self, undo: Undo) -> Option<(Duration, Undo)> {
+        let mut field = self.field();
+        undo(&mut field);
+        field.then
+    }
+
     /// A fault that is over now.
     fn first_over(&self, now: Duration) -> Option<usize> {
         let early = |when: &When| when(&self.cluster, now);
@@ -169,7 +170,10 @@ impl<'s> Run<'_, 's> {
     fn liveness(&mut self) -> turmoil::Result {
         self.trace.line("sim", "heal everything");
         for Active { undo, .. } in std::mem::take(&mut self.active) {
-            undo(&mut self.field());
+            let mut next = Some(undo);
+            while let Some(undo) = next {
+                next = self.undo(undo).map(|(_, undo)| undo);
+            }
         }
         for machine in &self.cluster.machines {
             machine.body().disk.disarm();
@@ -247,6 +251,7 @@ impl<'s> Run<'_, 's> {
             points: &self.oracle.points,
             worst: false,
             until: None,
+            then: None,
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Field<'f, 's> {
     pub worst: bool,
     /// Set by a fault that may be over before its time.
     pub until: Option<When>,
+    /// Set by a fault that goes on in another way: for how long, and how that ends.
+    pub then: Option<(Duration, Undo)>,
 }
 
 /// Tells whether a fault is over before its time, at some simulated time.
@@ -71,6 +73,24 @@ impl std::fmt::Debug for Field<'_, '_> {
 
 /// How a fault ends.
 pub type Undo = Box<dyn FnOnce(&mut Field<'_, '_>)>;
+
+/// A fault at work.
+pub struct Active {
+    /// Its name.
+    pub name: &'static str,
+    /// When it ends.
+    pub until: Duration,
+    /// Or before that.
+    pub when: Option<When>,
+    /// How it ends.
+    pub undo: Undo,
+}
+
+impl std::fmt::Debug for Active {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// One kind of fault.
 #[derive(Clone, Copy)]
@@ -122,7 +142,7 @@ table! {
     target_dies: "a probed instance dies, and lives again later",
     targets_cut: "a checker reaches none of its targets, but all of its peers",
     old_leader: "the leader hears no other machine for longer than leases, all clients reach it",
-    owners_late: "beats are held back until a lease runs out, while the leader is slow to commit",
+    owners_late: "beats are held back until a lease runs out, and come while that is being decided",
     owners_gone: "no owner reaches any node until the leases of all are over",
     left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
 }
