@@ -15,7 +15,11 @@ pub(super) fn begin(field: &mut Field<'_, '_>, dice: &mut SmallRng) -> Option<Un
     if followers.is_empty() {
         return None;
     }
-    let victim = followers[dice.random_range(0..followers.len())];
+    // The one with the most watches, or any.
+    let watches = |index: &usize| field.cluster.machines[*index].api().map(|api| api.hub().len());
+    let any = followers[dice.random_range(0..followers.len())];
+    let watched = followers.iter().copied().max_by_key(watches).unwrap_or(any);
+    let victim = if dice.random_range(0..3) == 0 { any } else { watched };
     let (name, others) = (field.name(victim), field.others(victim));
     field.tell(&format!("cut {name} off until it needs a snapshot"));
     field.until = Some(needs_a_snapshot(victim));
