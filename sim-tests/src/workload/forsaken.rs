@@ -4,13 +4,18 @@
 use super::{Setup, host, to_wire};
 use crate::oracle::{Asked, PORT, address_of, now};
 use rand::RngExt;
-use rollcall_core::name::InstanceName;
+use rollcall_core::name::{InstanceName, ServiceName};
 use rollcall_proto::v1;
 use std::time::Duration;
 use turmoil::Sim;
 
 /// Each is in a service of its own, so that no protection holds it.
 const SERVICE: &str = "left";
+
+/// Whether its instances are of this kind.
+pub fn is_forsaken(service: &ServiceName) -> bool {
+    service.service.as_str().starts_with(SERVICE)
+}
 
 pub(super) fn start(sim: &mut Sim<'_>, setup: &Setup) {
     host(sim, "forsake", usize::from(setup.plan.mix.forsaken), setup, |setup, _| async move {
@@ -33,7 +38,7 @@ async fn forsake(setup: &Setup) {
             port: PORT,
             ..v1::Endpoint::default()
         };
-        let ttl = Duration::from_millis(dice.random_range(1_500..6_000));
+        let ttl = Duration::from_millis(dice.random_range(2_000..8_000));
         let spec = v1::InstanceSpec {
             endpoints: vec![endpoint],
             ttl: ttl.try_into().ok(),
