@@ -68,7 +68,8 @@ struct Run<'p, 's> {
     looked: Duration,
     disturbed: Duration,
     calm: Duration,
-    leader: Option<u64>,
+    /// Who leads, and in which term: one that leads again begins a new reign.
+    leader: Option<(u64, u64)>,
     leader_changes: u32,
     leader_changed: Duration,
 }
@@ -296,10 +297,11 @@ impl<'s> Run<'_, 's> {
         }
     }
 
-    /// Counts changes of the leader. Returns whether all nodes are up and follow one.
+    /// Counts reigns. Returns whether all nodes are up and follow one.
     fn follow_leader(&mut self, now: Duration, nodes: &[NodeNow]) -> bool {
         let leads = nodes.iter().filter(|node| node.status.role == Role::Leader);
-        let leader = leads.max_by_key(|node| node.status.term).map(|node| node.status.node_id);
+        let leader = leads.max_by_key(|node| node.status.term);
+        let leader = leader.map(|node| (node.status.node_id, node.status.term));
         if leader.is_some() && leader != self.leader {
             self.oracle.points.hit("the leader changed");
             if self.leader_changes > 0 && now < self.leader_changed + self.plan.mix.ttl {
@@ -308,9 +310,10 @@ impl<'s> Run<'_, 's> {
             (self.leader, self.leader_changed) = (leader, now);
             self.leader_changes += 1;
         }
+        let id = leader.map(|(id, _)| id);
         nodes.len() == self.cluster.machines.len()
-            && leader.is_some()
-            && nodes.iter().all(|node| node.status.leader == leader && !node.status.changing)
+            && id.is_some()
+            && nodes.iter().all(|node| node.status.leader == id && !node.status.changing)
     }
 
     /// Starts machines again whose nodes ended by themselves; one that refuses its data is wiped first, as the message
