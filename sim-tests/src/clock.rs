@@ -52,6 +52,11 @@ impl SimClock {
         self.change(now, rate, Duration::ZERO);
     }
 
+    /// The monotonic clock at this simulated time, for who looks from outside.
+    pub fn at(&self, now: Duration) -> Duration {
+        self.setting().monotonic(now)
+    }
+
     /// The wall clock jumps.
     pub fn jump(&self, by_ms: i64) {
         self.setting().wrong_by += by_ms;

@@ -56,6 +56,8 @@ pub struct Write {
     pub instance: Option<InstanceName>,
     /// Its compare-and-set.
     pub expected: Option<u64>,
+    /// The generation that it names: it may end no other one. 0 = any.
+    pub generation: u64,
     /// When it was sent, simulated time.
     pub start: Duration,
     /// When the answer was here.
@@ -223,9 +225,15 @@ impl Oracle {
         let mut ledger = self.ledger();
         let id = u32::try_from(ledger.writes.len()).unwrap_or(u32::MAX).saturating_add(1);
         let (start, outcome) = (now(), Outcome::Open);
-        let write = Write { id, asked, instance, expected, start, end: None, outcome };
+        let generation = 0;
+        let write = Write { id, asked, instance, expected, generation, start, end: None, outcome };
         ledger.writes.push(write.clone());
         write
+    }
+
+    /// It names a generation.
+    pub fn name_generation(&self, id: u32, generation: u64) {
+        self.ledger().writes[id as usize - 1].generation = generation;
     }
 
     /// A write was answered: `Ok` holds its revision and whether it changed anything.

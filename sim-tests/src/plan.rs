@@ -2,7 +2,7 @@
 //!
 //! Each aspect has dice of its own, so that leaving one out (`--faults`, the shrinker) changes no other.
 
-use crate::faults::TABLE;
+use crate::faults::{self, TABLE};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rollcall_registry::{
     api::ApiSettings, check::CheckSettings, lease::LeaseSettings, raft::RaftSettings,
@@ -54,6 +54,8 @@ pub struct Mix {
     pub lookups: bool,
     /// Instances with a check that always live; there is one more, which may die, if there are any.
     pub probed: usize,
+    /// Somebody registers instances and never beats.
+    pub forsaken: bool,
 }
 
 /// One fault that will strike.
@@ -186,6 +188,7 @@ fn timing(seed: u64) -> Timing {
 
 fn mix(seed: u64, fewer: usize) -> Mix {
     let least_probed = if is_about_checks(seed) { 12 } else { 0 };
+    let forsaken = dice(seed, "forsaken").random_range(0..3) != 0;
     let mut dice = dice(seed, "mix");
     let some = |count: usize| count.div_ceil(fewer);
     Mix {
@@ -202,6 +205,7 @@ fn mix(seed: u64, fewer: usize) -> Mix {
         operator: pick(&mut dice, &[true, false]),
         lookups: pick(&mut dice, &[true, true, true, false]),
         probed: some(pick(&mut dice, &[0, 0, 4, 12])).max(least_probed),
+        forsaken,
     }
 }
 
@@ -226,7 +230,7 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
     if let Some(only) = only {
         kinds.retain(|kind| only.iter().any(|name| name == TABLE[*kind].name));
     }
-    let mut strikes = Vec::new();
+    let (ttl, mut strikes) = (mix(seed, 1).ttl, Vec::new());
     for &kind in &kinds {
         let mut dice = dice(seed, TABLE[kind].name);
         let gap_ms = dice.random_range(3_000..20_000);
@@ -236,7 +240,8 @@ fn strikes(seed: u64, length: Duration, only: Option<&[String]>) -> (Vec<usize>,
             let longest = pick(&mut dice, &[300, 1_500, 1_500, 4_000, 9_000]);
             // A death that is over before any check could tell shows little.
             let longest = if TABLE[kind].name == "target_dies" { longest * 2 } else { longest };
-            let lasts = Duration::from_millis(dice.random_range(20..longest));
+            let drawn = Duration::from_millis(dice.random_range(20..longest));
+            let lasts = faults::lasts(TABLE[kind].name, ttl).unwrap_or(drawn);
             strikes.push(Strike { kind, at, lasts, seed: dice.random(), worst: false });
             at += lasts + Duration::from_millis(dice.random_range(0..gap_ms));
         }

@@ -56,6 +56,8 @@ pub const NAMES: &[&str] = &[
     "a checker was cut off from its targets",
     "a probed instance died",
     "a death was found by checks in time",
+    "a tail began after a revision",
+    "a goodbye came too late",
 ];
 
 /// Counts of the points of one run.

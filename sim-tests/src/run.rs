@@ -4,7 +4,7 @@
 use crate::{
     chronicle::Chronicle,
     cluster::{Cluster, NodeNow},
-    faults::{Field, TABLE, Undo},
+    faults::{Active, Field, TABLE, Undo, When},
     invariants::{self, Invariant, Moment, Violation, exits, well},
     links::Links,
     oracle::Oracle,
@@ -62,13 +62,14 @@ struct Run<'p, 's> {
     invariants: Vec<Box<dyn Invariant>>,
     violations: Vec<Violation>,
     /// Faults at work, and when they end.
-    active: Vec<(Duration, &'static str, Undo)>,
+    active: Vec<Active>,
     /// Machines that ended by themselves, and when they are started again.
     ended: Vec<(Duration, usize)>,
     looked: Duration,
     disturbed: Duration,
     calm: Duration,
-    leader: Option<u64>,
+    /// Who leads, and in which term: one that leads again begins a new reign.
+    leader: Option<(u64, u64)>,
     leader_changes: u32,
     leader_changed: Duration,
 }
@@ -128,10 +129,13 @@ impl<'s> Run<'_, 's> {
         while self.sim.elapsed() < self.plan.length && self.violations.is_empty() {
             self.step()?;
             let now = self.sim.elapsed();
-            while let Some(at) = self.active.iter().position(|(until, ..)| *until <= now) {
-                let (_, name, undo) = self.active.remove(at);
-                self.trace.line("sim", &format!("{name} is over"));
-                undo(&mut self.field());
+            while let Some(at) = self.first_over(now) {
+                let Active { name, undo, .. } = self.active.remove(at);
+                if let Some((lasts, undo)) = self.undo(undo) {
+                    self.active.push(Active { name, until: now + lasts, when: None, undo });
+                } else {
+                    self.trace.line("sim", &format!("{name} is over"));
+                }
                 self.disturbed = now;
             }
             while let Some(strike) = strikes.next_if(|strike| strike.at <= now) {
@@ -140,8 +144,9 @@ impl<'s> Run<'_, 's> {
                 let mut field = self.field();
                 field.worst = strike.worst;
                 let undo = (kind.begin)(&mut field, &mut dice);
+                let (name, until, when) = (kind.name, now + strike.lasts, field.until);
                 if let Some(undo) = undo {
-                    self.active.push((now + strike.lasts, kind.name, undo));
+                    self.active.push(Active { name, until, when, undo });
                 }
                 self.disturbed = now;
             }
@@ -149,11 +154,27 @@ impl<'s> Run<'_, 's> {
         Ok(())
     }
 
+    /// Ends a fault; returns how it goes on, if it does.
+    fn undo(&mut self, undo: Undo) -> Option<(Duration, Undo)> {
+        let mut field = self.field();
+        undo(&mut field);
+        field.then
+    }
+
+    /// A fault that is over now.
+    fn first_over(&self, now: Duration) -> Option<usize> {
+        let early = |when: &When| when(&self.cluster, now);
+        self.active.iter().position(|it| it.until <= now || it.when.as_ref().is_some_and(early))
+    }
+
     /// Everything is healed; then all must be well in time.
     fn liveness(&mut self) -> turmoil::Result {
         self.trace.line("sim", "heal everything");
-        for (_, _, undo) in std::mem::take(&mut self.active) {
-            undo(&mut self.field());
+        for Active { undo, .. } in std::mem::take(&mut self.active) {
+            let mut next = Some(undo);
+            while let Some(undo) = next {
+                next = self.undo(undo).map(|(_, undo)| undo);
+            }
         }
         for machine in &self.cluster.machines {
             machine.body().disk.disarm();
@@ -230,6 +251,8 @@ impl<'s> Run<'_, 's> {
             oracle: &self.oracle,
             points: &self.oracle.points,
             worst: false,
+            until: None,
+            then: None,
         }
     }
 
@@ -274,10 +297,11 @@ impl<'s> Run<'_, 's> {
         }
     }
 
-    /// Counts changes of the leader. Returns whether all nodes are up and follow one.
+    /// Counts reigns. Returns whether all nodes are up and follow one.
     fn follow_leader(&mut self, now: Duration, nodes: &[NodeNow]) -> bool {
         let leads = nodes.iter().filter(|node| node.status.role == Role::Leader);
-        let leader = leads.max_by_key(|node| node.status.term).map(|node| node.status.node_id);
+        let leader = leads.max_by_key(|node| node.status.term);
+        let leader = leader.map(|node| (node.status.node_id, node.status.term));
         if leader.is_some() && leader != self.leader {
             self.oracle.points.hit("the leader changed");
             if self.leader_changes > 0 && now < self.leader_changed + self.plan.mix.ttl {
@@ -286,9 +310,10 @@ impl<'s> Run<'_, 's> {
             (self.leader, self.leader_changed) = (leader, now);
             self.leader_changes += 1;
         }
+        let id = leader.map(|(id, _)| id);
         nodes.len() == self.cluster.machines.len()
-            && leader.is_some()
-            && nodes.iter().all(|node| node.status.leader == leader && !node.status.changing)
+            && id.is_some()
+            && nodes.iter().all(|node| node.status.leader == id && !node.status.changing)
     }
 
     /// Starts machines again whose nodes ended by themselves; one that refuses its data is wiped first, as the message

@@ -56,6 +56,14 @@ pub const SCENARIOS: &[Scenario] = &[
         must: &[("the leader was cut off", 4), ("the leader changed twice within a lease", 3)],
     },
     Scenario {
+        name: "old-leader",
+        what: "leaders hear no other machine for longer than leases, and clients still reach them",
+        voters: 3,
+        strikes: &[("old_leader", 8, 7_000), ("old_leader", 20, 7_000)],
+        tune: |plan| owners(plan, 4, 2, 2),
+        must: &[("the leader was cut off", 2), ("the leader changed", 3)],
+    },
+    Scenario {
         name: "blackout",
         what: "all machines lose power at once, twice",
         voters: 3,

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// A run that takes longer than this, real time, hangs.
 const LONGEST: Duration = Duration::from_secs(300);
+/// What is said of it, where other runs name a promise.
+pub const HANGS: &str = "hangs";
 
 /// What a run is asked for on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +89,15 @@ impl Order {
     /// # Errors
     /// When the program cannot be started.
     pub fn run(&self, program: &Path) -> std::io::Result<Ended> {
-        finish(self.spawn(program)?)
+        self.run_within(program, LONGEST)
+    }
+
+    /// The same; it hangs if it takes longer than this, real time.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn run_within(&self, program: &Path, longest: Duration) -> std::io::Result<Ended> {
+        finish_within(self.spawn(program)?, longest)
     }
 }
 
@@ -110,7 +120,11 @@ fn command<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> Comman
 ///
 /// # Errors
 /// When the operating system does not tell.
-pub fn finish(mut child: Child) -> std::io::Result<Ended> {
+pub fn finish(child: Child) -> std::io::Result<Ended> {
+    finish_within(child, LONGEST)
+}
+
+fn finish_within(mut child: Child, longest: Duration) -> std::io::Result<Ended> {
     let (said, complained) = (child.stdout.take().map(read), child.stderr.take().map(read));
     let text = |reader: Option<Reader>| reader.and_then(|it| it.join().ok()).unwrap_or_default();
     let begin = Instant::now();
@@ -118,10 +132,10 @@ pub fn finish(mut child: Child) -> std::io::Result<Ended> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if begin.elapsed() > LONGEST {
+        if begin.elapsed() > longest {
             child.kill()?;
             child.wait()?;
-            return Ok(Ended { ok: false, text: format!("hangs: no end within {LONGEST:?}") });
+            return Ok(Ended { ok: false, text: format!("{HANGS}: no end within {longest:?}") });
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -273,7 +287,10 @@ pub fn shrink(program: &Path, order: Order) -> Result<(Order, String), String> {
 
 /// The promise that a failing run names first.
 pub fn promise(text: &str) -> &str {
-    let line = text.lines().find(|line| line.starts_with("  ")).unwrap_or(text);
+    let Some(line) = text.lines().find(|line| line.starts_with("  ")) else {
+        // A panic while a node is taken down ends the whole process.
+        return if text.starts_with(HANGS) { HANGS } else { "no task panics" };
+    };
     let line = line.trim();
     line.split_once(": ").map_or(line, |(promise, _)| promise)
 }
@@ -295,6 +312,7 @@ mod tests {
         let text = "seed 3: BROKEN\n  who beats does not expire: x: y\nreproduce: z";
         assert_eq!(promise(text), "who beats does not expire");
         assert_eq!(promise("hangs: no end"), "hangs");
+        assert_eq!(promise("thread caused non-unwinding panic. aborting."), "no task panics");
     }
 
     #[test]

@@ -20,7 +20,7 @@ sim shrink --seed N [--seconds S]                                     a smaller 
 sim regressions                                                       seeds that have failed once
 sim scenario NAME [--seed N] [--trace]                                faults set by hand; without NAME: the list
 sim scenarios [--seed N]                                              all of them, each in a process of its own
-sim planted [--bug ID] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
+sim planted [--bug A,B] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -170,7 +170,7 @@ fn shrink(arguments: &Arguments) -> Result<String, Failure> {
     Ok(format!("{text}\nsmallest: {}", order.command()))
 }
 
-/// Seeds that have failed once, each with the seconds it needs: `seed seconds # what it was`.
+/// Seeds that have failed once, each with the seconds it needs and its faults: `seed seconds faults # what it was`.
 fn regressions() -> Result<String, Failure> {
     let list = include_str!("../../regressions.txt");
     let mut orders = Vec::new();
@@ -179,9 +179,12 @@ fn regressions() -> Result<String, Failure> {
         if words.is_empty() {
             continue;
         }
-        let (seed, seconds) =
-            words.split_once(' ').ok_or_else(|| format!("{line}: two numbers"))?;
-        orders.push(Order::new(seed.parse()?, seconds.trim().parse()?));
+        let [seed, seconds, faults] = words.split_whitespace().collect::<Vec<_>>()[..] else {
+            return Err(format!("{line}: a seed, seconds and faults").into());
+        };
+        let mut order = Order::new(seed.parse()?, seconds.parse()?);
+        order.faults = Some(faults.split(',').map(str::to_owned).collect());
+        orders.push(order);
     }
     let begin = Instant::now();
     let sum = swarm::all(&swarm::this_program()?, orders.into_iter(), 1, None)?;

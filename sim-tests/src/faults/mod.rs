@@ -13,10 +13,14 @@ mod disk_full;
 mod hold;
 mod kill;
 mod latency;
+mod left_behind;
 mod mid_write;
+mod old_leader;
 mod one_way;
 mod owners_cut;
 mod owners_die;
+mod owners_gone;
+mod owners_late;
 mod pause;
 mod power;
 mod split;
@@ -52,7 +56,14 @@ pub struct Field<'f, 's> {
     pub points: &'f Points,
     /// This strike hits the leader, or all owners, whatever its dice say.
     pub worst: bool,
+    /// Set by a fault that may be over before its time.
+    pub until: Option<When>,
+    /// Set by a fault that goes on in another way: for how long, and how that ends.
+    pub then: Option<(Duration, Undo)>,
 }
+
+/// Tells whether a fault is over before its time, at some simulated time.
+pub type When = Box<dyn Fn(&Cluster, Duration) -> bool>;
 
 impl std::fmt::Debug for Field<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -62,6 +73,24 @@ impl std::fmt::Debug for Field<'_, '_> {
 
 /// How a fault ends.
 pub type Undo = Box<dyn FnOnce(&mut Field<'_, '_>)>;
+
+/// A fault at work.
+pub struct Active {
+    /// Its name.
+    pub name: &'static str,
+    /// When it ends.
+    pub until: Duration,
+    /// Or before that.
+    pub when: Option<When>,
+    /// How it ends.
+    pub undo: Undo,
+}
+
+impl std::fmt::Debug for Active {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
 
 /// One kind of fault.
 #[derive(Clone, Copy)]
@@ -112,6 +141,10 @@ table! {
     write_error: "a write fails for lack of space",
     target_dies: "a probed instance dies, and lives again later",
     targets_cut: "a checker reaches none of its targets, but all of its peers",
+    old_leader: "the leader hears no other machine for longer than leases, all clients reach it",
+    owners_late: "beats are held back until a lease runs out, and come while that is being decided",
+    owners_gone: "no owner reaches any node until the leases of all are over",
+    left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
 }
 
 impl<'s> Field<'_, 's> {
@@ -199,6 +232,17 @@ pub enum Crash {
     Kill,
     /// Everything is lost.
     Wipe,
+}
+
+/// How long a fault lasts that is about leases or the length of the log, whatever its dice say.
+pub fn lasts(name: &str, ttl: Duration) -> Option<Duration> {
+    match name {
+        "old_leader" => Some(old_leader::lasts(ttl)),
+        "owners_gone" => Some(owners_gone::lasts(ttl)),
+        "owners_late" => Some(owners_late::lasts(ttl)),
+        "left_behind" => Some(left_behind::LASTS),
+        _ => None,
+    }
 }
 
 /// Both directions of the links between one machine and some others.

@@ -1,7 +1,8 @@
-//! A refused write has no effect, now or later; any write has one effect at most, however often it was sent.
+//! A refused write has no effect, now or later; any write has one effect at most, however often it was sent, and none on
+//! another generation than the one that it names.
 
 use super::{Invariant, Moment, Violation};
-use crate::oracle::{Asked, Outcome};
+use crate::oracle::{Asked, Outcome, Write};
 use rollcall_core::record::{Event, Reason};
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ impl Invariant for Effects {
                 let seen = format!("{write:?} had effects at {made:?}");
                 out.push(Violation::new("a request has one effect at most", seen));
             }
+            judge_goodbye(moment, write, made, out);
             let refused = matches!(write.outcome, Outcome::Refused { .. });
             if refused && !made.is_empty() {
                 let seen = format!("{write:?} had an effect at {made:?}");
@@ -38,6 +40,21 @@ impl Invariant for Effects {
                 });
             }
         }
+    }
+}
+
+/// Who says goodbye for a generation ends no other one: its successor lives.
+fn judge_goodbye(moment: &Moment<'_>, write: &Write, made: &[u64], out: &mut Vec<Violation>) {
+    if write.generation == 0 {
+        return;
+    }
+    let events = made.iter().filter_map(|revision| moment.chronicle.events().get(revision));
+    for happened in events.filter(|happened| happened.event.generation != write.generation) {
+        let seen = format!("{write:?} made {:?}", happened.event);
+        out.push(Violation::new("a goodbye ends the generation that it names", seen));
+    }
+    if made.is_empty() && matches!(write.outcome, Outcome::Acknowledged { .. }) {
+        moment.oracle.points.hit("a goodbye came too late");
     }
 }
 

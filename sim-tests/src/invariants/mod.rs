@@ -3,25 +3,25 @@
 //!
 //! | file | promise | source |
 //! |---|---|---|
-//! | `agreement` | equal log position or revision, equal state | DESIGN 5, state hash |
-//! | `forward` | a running node never goes back | Raft 5.4; DESIGN 5, revision |
-//! | `committed` | a committed entry never changes | Raft, Leader Completeness and State Machine Safety |
-//! | `durable` | what is committed is on the synced disks of a majority | DESIGN 4, acknowledgement |
-//! | `acknowledged` | what was acknowledged is in the history, and stays | DESIGN 4 |
-//! | `effects` | a refusal has no effect, a request id at most one | DESIGN 5, idempotency |
+//! | `agreement` | equal log position or revision, equal state | Raft 5.4.3, State Machine Safety; `docs/operate.md`: at equal revision the same state hash |
+//! | `forward` | a running node never goes back | Raft 5.1, terms; 5.3, the commit index; `StatusResponse.revision` |
+//! | `committed` | a committed entry never changes | Raft 5.4, Leader Completeness and State Machine Safety |
+//! | `durable` | what is committed is on the synced disks of a majority | Raft 5.2 and 5.3: what is answered is on stable storage before |
+//! | `acknowledged` | what was acknowledged is in the history, and stays | `docs/failure.md`: everything that was acknowledged is there again |
+//! | `effects` | a refusal has no effect, a request id at most one, a goodbye none on a successor | Raft 8, client interaction; `RegisterRequest.request_id` |
 //! | `order` | revisions respect real time; a compare-and-set compared | linearizability, by revision |
-//! | `false_expiry` | who beats does not expire | DESIGN 6, t0 + TTL |
-//! | `expiry_bound` | who is silent expires in time | DESIGN 6, k leader changes |
-//! | `quorum_expiry` | nothing expires without a quorum | DESIGN 6 |
-//! | `maintenance` | who is in maintenance does not expire | DESIGN 5, admin state |
-//! | `protection` | mass expiry is held back | DESIGN 6 |
-//! | `reads` | an answer is one revision, as fresh as it was asked for | DESIGN 8 |
-//! | `bookmarks` | nothing is missing up to a bookmark | DESIGN 8, watch |
-//! | `tails` | a tail tells the history | DESIGN 8, journal |
-//! | `lookups` | DNS answers are whole, do not go back, and say when they are behind | DESIGN 10 |
-//! | `probes` | what lives stays, what is dead goes, also when a checker is cut off | DESIGN 7 |
-//! | `limits` | the log is cut behind snapshots, streams are counted | DESIGN 2, bounds |
-//! | `exits` | a node ends only over its disk, no task panics | DESIGN 4 |
+//! | `false_expiry` | who beats does not expire | `docs/operate.md`, timing: never before its TTL |
+//! | `expiry_bound` | who is silent expires in time | `docs/operate.md`, timing; decision 006 |
+//! | `quorum_expiry` | nothing expires without a quorum | `docs/operate.md`: without a leader nothing expires |
+//! | `maintenance` | who is in maintenance does not expire | `AdminState` in `types.proto` |
+//! | `protection` | mass expiry is held back | self-preservation of Eureka, bounded; `docs/operate.md`: protection |
+//! | `reads` | an answer is one revision, as fresh as it was asked for | `Consistency` in `discovery_service.proto`; Raft 8, read-only operations |
+//! | `bookmarks` | nothing is missing up to a bookmark | a watch of etcd is reliable and bookmarkable; decision 004 |
+//! | `tails` | a tail tells the history | `journal_service.proto`: every event, in order, once; decision 004 |
+//! | `lookups` | DNS answers are whole, do not go back, and say when they are behind | `docs/dns.md`: what is answered where there is nothing; RFC 8914, stale answers |
+//! | `probes` | what lives stays, what is dead goes, also when a checker is cut off | `docs/operate.md`, checks; decision 009 |
+//! | `limits` | the log is cut behind snapshots, streams are counted | decision 005, bounds |
+//! | `exits` | a node ends only over its disk, no task panics | `docs/operate.md`: code 70, and a damaged file |
 //! | [`well`] | after healing all is well again | liveness |
 //!
 //! What clients judge on the spot (a watch going back, a gap in a tail) comes in as complaints. A new invariant is one

@@ -7,21 +7,48 @@ use rollcall_core::{
     protection::Thresholds,
     record::{LeaseState, Reason, Scope, Subject},
 };
+use rollcall_registry::raft::Role;
 use std::{collections::BTreeMap, time::Duration};
 
 /// The window on a clock that may run too fast, less the way from decision to sight.
 const WINDOW: Duration = Duration::from_secs(8);
-/// The leader's memory of the window ends with its reign, and what was released does not count again.
+/// What was released does not count again, and has expired until then.
 const SETTLED: Duration = Duration::from_secs(25);
+/// What an earlier leader decided is shown by then.
+const REIGNS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub(super) struct Protection {
     judged: u64,
-    ended: Duration,
+    ended: Option<Duration>,
+    /// The term of the leader, and since when: its memory of the window begins with its reign.
+    term: u64,
+    since: Duration,
 }
 
 impl Invariant for Protection {
     fn look(&mut self, moment: &Moment<'_>, out: &mut Vec<Violation>) {
+        let leads = moment.nodes.iter().filter(|node| node.status.role == Role::Leader);
+        let term = leads.map(|node| node.status.term).max().unwrap_or_default();
+        if term != self.term {
+            (self.term, self.since) = (term, moment.now);
+        }
+        let expired = self.note(moment);
+        let recent = self.ended.is_some_and(|ended| moment.now < ended + SETTLED);
+        if !expired || term == 0 || recent || !moment.plan.timing.lease.protection {
+            return;
+        }
+        let newest = moment.nodes.iter().max_by_key(|node| node.seen.applied_index);
+        if let Some(newest) = newest {
+            let since = (self.since + REIGNS).max(moment.now.saturating_sub(WINDOW));
+            judge(moment, since, &newest.seen.state, out);
+        }
+    }
+}
+
+impl Protection {
+    /// Whether a lease has expired since it was looked last.
+    fn note(&mut self, moment: &Moment<'_>) -> bool {
         let mut expired = false;
         for (revision, happened) in moment.chronicle.events().range(self.judged + 1..) {
             self.judged = *revision;
@@ -32,29 +59,20 @@ impl Invariant for Protection {
                 | Reason::ProtectionReleased
                 | Reason::ProtectionTimedOut => {
                     moment.oracle.points.hit("protection ended");
-                    self.ended = moment.now;
+                    self.ended = Some(moment.now);
                 }
                 _ => {}
             }
         }
-        let recent = moment.now < self.ended.max(moment.leader_changed) + SETTLED
-            && (self.ended > Duration::ZERO || moment.leader_changed > Duration::ZERO);
-        let first_reign = moment.leader_changes <= 1 && self.ended == Duration::ZERO;
-        if !expired || !moment.plan.timing.lease.protection || (recent && !first_reign) {
-            return;
-        }
-        let newest = moment.nodes.iter().max_by_key(|node| node.seen.applied_index);
-        if let Some(newest) = newest {
-            judge(moment, &newest.seen.state, out);
-        }
+        expired
     }
 }
 
-fn judge(moment: &Moment<'_>, state: &State, out: &mut Vec<Violation>) {
+fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Violation>) {
     let thresholds = Thresholds::default();
     let mut gone: BTreeMap<Scope, u32> = BTreeMap::new();
     let recent = moment.chronicle.events().values().rev();
-    for happened in recent.take_while(|h| h.at + WINDOW > moment.now) {
+    for happened in recent.take_while(|h| h.at > since) {
         let event = &happened.event;
         let Subject::Instance(name) = &event.subject else { continue };
         let is_out = state.instance(name).is_some_and(|record| {

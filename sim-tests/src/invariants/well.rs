@@ -2,7 +2,7 @@
 //! instance that an owner keeps listed and nothing else of theirs, no protection left, every watch up to date.
 
 use super::{Moment, probes};
-use crate::workload::{OWNERS, watches::Screens};
+use crate::workload::{OWNERS, forsaken::is_forsaken, watches::Screens};
 use rollcall_core::{
     State,
     record::{LeaseState, Record},
@@ -16,6 +16,7 @@ pub fn ails(moment: &Moment<'_>, screens: &Screens) -> Vec<String> {
     let Some(first) = moment.nodes.first() else { return ails };
     let state = &first.seen.state;
     ails.extend(instances(moment, state));
+    ails.extend(forsaken(state));
     if !state.protections().is_empty() {
         ails.push(format!("protected: {:?}", state.protections().keys().collect::<Vec<_>>()));
     }
@@ -77,6 +78,14 @@ fn instances(moment: &Moment<'_>, state: &State) -> Vec<String> {
         "{} instances of owners, {current} with a lease, {expected} should be",
         owned.len()
     )]
+}
+
+/// What nobody renews is gone when all is well: how long that may take is judged by `expiry_bound`.
+fn forsaken(state: &State) -> Option<String> {
+    let services = state.services().values();
+    let left = services.filter(|service| is_forsaken(&service.name));
+    let mut records = left.flat_map(|service| service.instances.values());
+    records.find(|record| is_current(record)).map(|record| format!("{} has a lease", record.name))
 }
 
 fn watches(state: &State, screens: &Screens) -> Vec<String> {

@@ -2,6 +2,7 @@
 //!
 //! A new kind is one file, one host in [`HOSTS`] and one line in [`start`]; what it is told goes to the [`Oracle`].
 
+pub mod forsaken;
 pub mod lookups;
 pub mod operator;
 pub mod owners;
@@ -16,7 +17,7 @@ pub mod writers;
 use crate::{cluster::Cluster, net::connector, oracle::Oracle, plan::Plan};
 use rand::{Rng, RngExt, rngs::SmallRng, seq::SliceRandom};
 use rollcall_client::{Builder, Client};
-use rollcall_core::name::ServiceName;
+use rollcall_core::name::{InstanceName, ServiceName};
 use std::time::Duration;
 use turmoil::Sim;
 use watches::Screens;
@@ -27,7 +28,7 @@ pub const OWNERS: &[&str] = &["own1", "own2", "own3"];
 /// All hosts on which clients run.
 pub const HOSTS: &[&str] = &[
     "own1", "own2", "own3", "write", "read", "watch", "tail", "stuck", "operate", "pair", "ask",
-    "living", "dying", "probed",
+    "living", "dying", "probed", "forsake",
 ];
 
 /// What a kind of client is started with.
@@ -58,6 +59,7 @@ pub fn start(sim: &mut Sim<'_>, cluster: &Cluster, plan: &Plan, oracle: &Oracle)
     pair::start(sim, &setup);
     lookups::start(sim, cluster, &setup);
     probed::start(sim, &setup);
+    forsaken::start(sim, &setup);
     screens
 }
 
@@ -118,6 +120,13 @@ pub fn written(number: usize) -> ServiceName {
 
 /// Services of the writers.
 pub const WRITTEN: usize = 3;
+
+/// The wire form of the name of an instance.
+fn to_wire(name: &InstanceName) -> rollcall_proto::v1::InstanceName {
+    let rollcall_proto::v1::ServiceName { namespace, service } = wire(&name.service);
+    let instance_id = name.id.as_str().to_owned();
+    rollcall_proto::v1::InstanceName { namespace, service, instance_id }
+}
 
 /// The wire form of a service name.
 pub fn wire(name: &ServiceName) -> rollcall_proto::v1::ServiceName {

@@ -53,6 +53,7 @@ fn registration(setup: &Setup, owner: usize, number: usize) -> Registration {
 
 async fn own(setup: &Setup, owner: usize, boot: u32) -> turmoil::Result {
     let mut dice = setup.dice(&format!("owner {owner} boot {boot}"));
+    let mut hasty = setup.dice(&format!("owner {owner} boot {boot} is hasty"));
     let client = setup.client(&mut dice);
     let mut slots: Vec<Slot> = (0..setup.plan.mix.instances)
         .map(|number| Slot { number, guard: None, was_registered: false, may_have_ghost: false })
@@ -71,7 +72,11 @@ async fn own(setup: &Setup, owner: usize, boot: u32) -> turmoil::Result {
         let calm = now() > setup.plan.length;
         if now() >= next && !calm {
             let some = dice.random_range(0..slots.len());
+            let is_new = slots[some].guard.is_none();
             act(setup, owner, &client, &mut slots[some], &mut dice).await?;
+            if is_new && hasty.random() {
+                waver(setup, owner, &client, &mut slots[some], &mut hasty).await?;
+            }
             next = now() + Duration::from_millis(dice.random_range(300..4_000));
         }
         if calm {
@@ -160,6 +165,25 @@ async fn act(
     }
     slot.was_registered = slot.was_registered && slot.guard.is_some();
     slot.may_have_ghost |= unanswered && slot.guard.is_none();
+    Ok(())
+}
+
+/// Lets go of what it has just begun to register, often before that is answered, and takes it up again at once.
+async fn waver(
+    setup: &Setup,
+    owner: usize,
+    client: &Client,
+    slot: &mut Slot,
+    dice: &mut SmallRng,
+) -> Result<(), rollcall_client::Error> {
+    tokio::time::sleep(Duration::from_millis(dice.random_range(1..40))).await;
+    if let Some(guard) = slot.guard.take() {
+        slot.may_have_ghost |= guard.acknowledged().is_none();
+        forget(setup, guard.name());
+    }
+    tokio::time::sleep(Duration::from_millis(dice.random_range(0..40))).await;
+    slot.guard = Some(client.keep_registered(registration(setup, owner, slot.number))?);
+    slot.was_registered = false;
     Ok(())
 }
 

@@ -4,14 +4,46 @@ use super::{Setup, any_service, host, pause, wire};
 use crate::oracle::{Freshness, Read, now, reason_of};
 use rand::{RngExt, rngs::SmallRng};
 use rollcall_client::Client;
+use rollcall_core::name::ServiceName;
 use rollcall_proto::v1;
 use std::time::Duration;
 use turmoil::Sim;
 
 pub(super) fn start(sim: &mut Sim<'_>, setup: &Setup) {
-    host(sim, "read", setup.plan.mix.readers, setup, |setup, task| async move {
-        read(&setup, task).await
+    let readers = setup.plan.mix.readers;
+    host(sim, "read", readers + 1, setup, move |setup, task| async move {
+        match task < readers {
+            true => read(&setup, task).await,
+            false => follow(&setup).await,
+        }
     });
+}
+
+/// What is asked.
+struct Question {
+    service: ServiceName,
+    freshness: Freshness,
+    /// It names the newest revision that anybody has been told of.
+    names: bool,
+}
+
+/// Reads of what was just written, at once and on any node, as callers do that read their own writes.
+async fn follow(setup: &Setup) {
+    let mut dice = setup.dice("follower of writes");
+    let nodes = 0..setup.addresses.len();
+    let clients: Vec<Client> = nodes.map(|node| setup.client_of_one(node, &mut dice)).collect();
+    let mut known = 0;
+    while now() < setup.plan.length {
+        tokio::time::sleep(Duration::from_millis(dice.random_range(1..50))).await;
+        let told = setup.oracle.ledger().told_at(now());
+        if told > known {
+            known = told;
+            let node = dice.random_range(0..clients.len());
+            let service = any_service(&setup.plan, &mut dice);
+            let question = Question { service, freshness: Freshness::Stale, names: true };
+            resolve(setup, node, &clients[node], question).await;
+        }
+    }
 }
 
 async fn read(setup: &Setup, task: usize) {
@@ -22,15 +54,21 @@ async fn read(setup: &Setup, task: usize) {
     while now() < setup.plan.length {
         pause(&setup.plan, &mut dice).await;
         let node = dice.random_range(0..clients.len());
-        resolve(setup, node, &clients[node], &mut dice).await;
+        let question = question(setup, &mut dice);
+        resolve(setup, node, &clients[node], question).await;
     }
 }
 
-async fn resolve(setup: &Setup, node: usize, client: &Client, dice: &mut SmallRng) {
+fn question(setup: &Setup, dice: &mut SmallRng) -> Question {
     let service = any_service(&setup.plan, dice);
     let bound = Duration::from_millis(dice.random_range(100..2_000));
     let freshness = [Freshness::Stale, Freshness::Bounded(bound), Freshness::Linearizable]
         [dice.random_range(0..3)];
+    Question { service, freshness, names: dice.random_range(0..4) == 0 }
+}
+
+async fn resolve(setup: &Setup, node: usize, client: &Client, question: Question) {
+    let Question { service, freshness, names } = question;
     let (consistency, max_staleness) = match freshness {
         Freshness::Stale => (v1::Consistency::Stale, None),
         Freshness::Bounded(bound) => (v1::Consistency::Bounded, Some(bound)),
@@ -48,7 +86,7 @@ async fn resolve(setup: &Setup, node: usize, client: &Client, dice: &mut SmallRn
         };
         (floor, told)
     };
-    let min_revision = if dice.random_range(0..4) == 0 { told } else { 0 };
+    let min_revision = if names { told } else { 0 };
     let request = v1::ResolveRequest {
         service: Some(wire(&service)),
         filter: Some(v1::ResolveFilter {

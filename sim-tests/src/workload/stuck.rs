@@ -19,7 +19,7 @@ pub(super) fn start(sim: &mut Sim<'_>, setup: &Setup) {
 }
 
 /// A connection to one node, made when it is first needed.
-fn channel(address: &str) -> Channel {
+pub(super) fn channel(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a node's address");
     endpoint.connect_timeout(Duration::from_secs(1)).connect_with_connector_lazy(tower::service_fn(
         |uri: Uri| async move {

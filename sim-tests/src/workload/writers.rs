@@ -1,14 +1,20 @@
 //! Writers: registrations that nobody keeps, updates, compare-and-set, removals, admin states and policies, by several
 //! tasks on the same few names; every write marked, many sent twice: at once to another node, or long after.
 
-use super::{Setup, WRITTEN, host, pause, wire, written};
+use super::{Setup, WRITTEN, host, pause, to_wire, wire, written};
 use crate::oracle::{Asked, PORT, Write, address_of, now};
 use crate::points::Points;
 use rand::{RngExt, rngs::SmallRng};
 use rollcall_client::{Client, Error};
 use rollcall_core::name::{InstanceName, ServiceName};
 use rollcall_proto::v1;
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use turmoil::Sim;
 
 /// Instances of each service that writers fight about.
@@ -26,12 +32,16 @@ struct Writer<'a> {
     clients: [Client; 2],
     /// Revisions that it has seen of instances, for compare-and-set.
     seen: Vec<(InstanceName, u64)>,
+    /// Generations that it has had of instances, and the dice that say when to name one.
+    had: Vec<(InstanceName, u64)>,
+    late: SmallRng,
 }
 
 async fn write(setup: &Setup, task: usize) {
     let mut dice = setup.dice(&format!("writer {task}"));
     let clients = [setup.client(&mut dice), setup.client(&mut dice)];
-    let mut writer = Writer { setup, clients, seen: Vec::new() };
+    let late = setup.dice(&format!("writer {task} is late"));
+    let mut writer = Writer { setup, clients, seen: Vec::new(), had: Vec::new(), late };
     // When the faults are over only what must be well is left at work.
     while now() < setup.plan.length {
         pause(&setup.plan, &mut dice).await;
@@ -48,11 +58,6 @@ fn any_name(dice: &mut SmallRng) -> InstanceName {
     let service = written(dice.random_range(0..WRITTEN));
     let id = format!("w{}", dice.random_range(0..IDS));
     InstanceName::parse("", service.service.as_str(), &id).expect("a valid name")
-}
-
-fn to_wire(name: &InstanceName) -> v1::InstanceName {
-    let v1::ServiceName { namespace, service } = wire(&name.service);
-    v1::InstanceName { namespace, service, instance_id: name.id.as_str().to_owned() }
 }
 
 /// A number in as many bytes as a nonce has.
@@ -78,6 +83,16 @@ impl Writer<'_> {
     fn saw(&mut self, name: &InstanceName, revision: u64) {
         self.seen.retain(|(known, _)| known != name);
         self.seen.push((name.clone(), revision));
+    }
+
+    /// A generation to end, now and then: any that it has had, which others may have taken over long ago.
+    fn goodbye(&mut self, name: &InstanceName) -> u64 {
+        let own: Vec<u64> =
+            self.had.iter().filter(|(known, _)| known == name).map(|(_, had)| *had).collect();
+        if own.is_empty() || self.late.random() {
+            return 0;
+        }
+        own[self.late.random_range(0..own.len())]
     }
 
     async fn register(&mut self, dice: &mut SmallRng) {
@@ -109,14 +124,20 @@ impl Writer<'_> {
         };
         let request = v1::RegisterRequest { items: vec![item], request_id: request_id(&write) };
         let twin = (self.twin(dice), &self.setup.oracle.points);
-        let call = |client: Client, request: v1::RegisterRequest| async move {
-            let answer = client.register_once(request).await?;
-            let item = answer.items.first().cloned().unwrap_or_default();
-            Ok((item.revision, item.changed))
+        let generation = Arc::new(AtomicU64::new(0));
+        let call = |client: Client, request: v1::RegisterRequest| {
+            let generation = generation.clone();
+            async move {
+                let answer = client.register_once(request).await?;
+                let item = answer.items.first().cloned().unwrap_or_default();
+                generation.store(item.generation, Ordering::Relaxed);
+                Ok((item.revision, item.changed))
+            }
         };
         let answer = twice(twin, &self.clients, request, call).await;
         if let Ok((revision, _)) = &answer {
             self.saw(&name, *revision);
+            self.had.push((name, generation.load(Ordering::Relaxed)));
         }
         self.settle(&write, answer);
     }
@@ -125,9 +146,11 @@ impl Writer<'_> {
         let name = any_name(dice);
         let expected = self.expected(&name, dice);
         let write = self.setup.oracle.begin(Asked::Deregister, Some(name.clone()), expected);
+        let generation = self.goodbye(&name);
+        self.setup.oracle.name_generation(write.id, generation);
         let item = v1::Deregistration {
             name: Some(to_wire(&name)),
-            generation: 0,
+            generation,
             allow_missing: dice.random(),
             expected_revision: expected,
         };
