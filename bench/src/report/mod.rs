@@ -1,4 +1,4 @@
-//! What was measured: samples in, rows with medians and ratios out, as Markdown ([`table`]) and as JSON.
+//! What was measured: samples in, rows with medians and ratios out, as Markdown ([`mod@table`]) and as JSON.
 
 mod table;
 
