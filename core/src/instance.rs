@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// Limits of one registration (DESIGN.md section 5).
+/// Limits of one registration (docs/decisions/005).
 pub mod limit {
     use std::time::Duration;
     /// Most endpoints of an instance; the least is one.

@@ -28,7 +28,7 @@ const ELSEWHERE: u16 = 7_001;
 const HONEST: u32 = 20;
 const HONEST_SERVICE: &str = "honest";
 const HONEST_PORT: u16 = 7_002;
-/// What a probe of a hostile target may cost while it runs, DESIGN.md 7.
+/// What a probe of a hostile target may cost while it runs.
 const ALLOWED_KIB: f64 = 64.0;
 /// What the server itself may grow by over all phases, whatever its probes meet: 400 verdicts with their reasons and
 /// events, and memory that its allocator does not give back: mimalloc keeps pages for what comes next, and 460 to 2,450

@@ -30,7 +30,7 @@ const CODE: usize = 4;
 const PAUSES: &str = "rollcall_lease_pause_seconds";
 /// A crash is mostly seen by the break of its stream.
 const CRASH: Duration = Duration::from_millis(1_500);
-/// Dead by every signal: at most so long after the end of the lease, DESIGN.md 6.
+/// Dead by every signal: at most so long after the end of the lease.
 const PROBED: Duration = Duration::from_millis(4_500);
 const BALLAST: u16 = 200;
 /// Longest wait for one of them to be gone.
