@@ -122,7 +122,7 @@ pub(crate) async fn invite(
     };
     let is_in = || {
         let metrics = shared.metrics();
-        let membership = metrics.membership_config.membership();
+        let membership = metrics.committed_membership_config.membership();
         let voter = membership.voter_ids().any(|voter| voter == id);
         voter || (learner && membership.get_node(&id).is_some())
     };

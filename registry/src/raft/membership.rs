@@ -47,22 +47,22 @@ impl Shared {
         applicant: Applicant,
     ) -> Result<Standing, AdminError> {
         let _one = self.one_change()?;
-        let metrics = self.leader_metrics()?;
+        let metrics = self.settled_metrics()?;
         let membership = metrics.membership_config.membership();
         let Applicant { id, member, learner, replace } = applicant;
         check_addresses(membership.nodes(), id, &member, replace)?;
         let voter = membership.voter_ids().any(|voter| voter == id);
+        let old = replaced(membership.nodes(), id, &member, replace);
         match membership.get_node(&id) {
             None => {
                 let mut changes = vec![ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))];
                 // A learner never becomes the voter whose coming would take the replaced one out; and one without a
                 // vote can go at once, whoever comes in its place.
-                let replaced = replace.filter(|old| {
-                    let votes = membership.voter_ids().any(|voter| voter == *old);
-                    membership.get_node(old).is_some() && !votes
-                });
-                changes
-                    .extend(replaced.map(|old| ChangeMembers::RemoveNodes(BTreeSet::from([old]))));
+                let mut learners = old;
+                learners.retain(|old| membership.voter_ids().all(|voter| voter != *old));
+                if !learners.is_empty() {
+                    changes.push(ChangeMembers::RemoveNodes(learners));
+                }
                 self.change(ChangeMembers::Batch(changes)).await?;
                 return Ok(Standing::Learner);
             }
@@ -94,7 +94,7 @@ impl Shared {
     /// Makes a learner a voter.
     pub(crate) async fn promote(self: &Arc<Self>, id: u64) -> Result<(), AdminError> {
         let _one = self.one_change()?;
-        let metrics = self.leader_metrics()?;
+        let metrics = self.settled_metrics()?;
         if metrics.membership_config.get_node(&id).is_none() {
             return Err(refused(format!("node {id:016x} is no member")));
         }
@@ -113,12 +113,16 @@ impl Shared {
         id: u64,
         replace: Option<u64>,
     ) -> Result<(), AdminError> {
-        let mut after: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let membership = metrics.membership_config.membership();
+        let mut after: BTreeSet<u64> = membership.voter_ids().collect();
         after.insert(id);
         let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
-        if let Some(old) = replace.filter(|old| metrics.membership_config.get_node(old).is_some()) {
-            after.remove(&old);
-            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([old])));
+        if let Some(member) = membership.get_node(&id) {
+            let old = replaced(membership.nodes(), id, member, replace);
+            after.retain(|voter| !old.contains(voter));
+            if !old.is_empty() {
+                changes.push(ChangeMembers::RemoveVoters(old));
+            }
         }
         self.check_quorum(metrics, &after, Some(id))?;
         self.change(ChangeMembers::Batch(changes)).await
@@ -132,7 +136,7 @@ impl Shared {
             return Err(AdminError::NoLeader { retry_after: self.retry_after() });
         }
         let _one = self.one_change()?;
-        let metrics = self.leader_metrics()?;
+        let metrics = self.settled_metrics()?;
         if metrics.membership_config.get_node(&id).is_none() {
             return Err(refused(format!("node {id:016x} is no member")));
         }
@@ -208,10 +212,19 @@ impl Shared {
         }
     }
 
+    /// What this node knows as the leader, with a membership that will stay: what is not committed may be taken back by
+    /// another leader, and no answer may be built on it.
+    fn settled_metrics(&self) -> Result<Metrics, AdminError> {
+        let metrics = self.leader_metrics()?;
+        let (known, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+        match known.log_id() == committed.log_id() && committed.get_joint_config().len() == 1 {
+            true => Ok(metrics),
+            false => Err(under_way()),
+        }
+    }
+
     fn one_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, AdminError> {
-        self.changing.try_lock().map_err(|_| {
-            refused("another change of the membership is under way; try again later".to_owned())
-        })
+        self.changing.try_lock().map_err(|_| under_way())
     }
 
     fn has_caught_up(&self, metrics: &Metrics, id: u64) -> bool {
@@ -288,22 +301,71 @@ fn refused(text: String) -> AdminError {
     AdminError::Refused(text)
 }
 
-/// Two members at one address are one node that lost its disk: the old one must be named to be replaced.
+fn under_way() -> AdminError {
+    refused("another change of the membership is under way; try again later".to_owned())
+}
+
+/// Two members at one address are one node that lost its disk: the old one must be named to be replaced. Where it lost its
+/// disk more than once, one of the old ones.
 fn check_addresses<'a>(
-    mut members: impl Iterator<Item = (&'a u64, &'a Member)>,
+    members: impl Iterator<Item = (&'a u64, &'a Member)>,
     id: u64,
     member: &Member,
     replace: Option<u64>,
 ) -> Result<(), AdminError> {
-    let taken = members.find(|(other, known)| {
-        **other != id && Some(**other) != replace && known.peer == member.peer
-    });
-    match taken {
+    let there: BTreeMap<u64, &Member> =
+        members.filter(|(_, known)| known.peer == member.peer).map(|(id, m)| (*id, m)).collect();
+    // A member at its address has been taken in there before, and what it replaces was named then.
+    if there.contains_key(&id) || replace.is_some_and(|old| there.contains_key(&old)) {
+        return Ok(());
+    }
+    match there.first_key_value() {
         None => Ok(()),
         Some((other, known)) => Err(refused(format!(
             "peer address {} belongs to member {other:016x} ({}): if node {id:016x} takes its \
              place, add it with --replace {other:016x}",
             member.peer, known.name
         ))),
+    }
+}
+
+/// Whose place a node takes: the member that it names, and whoever was at its address before.
+fn replaced<'a>(
+    members: impl Iterator<Item = (&'a u64, &'a Member)>,
+    id: u64,
+    member: &Member,
+    replace: Option<u64>,
+) -> BTreeSet<u64> {
+    let old = |(other, known): &(&u64, &Member)| {
+        **other != id && (Some(**other) == replace || known.peer == member.peer)
+    };
+    members.filter(old).map(|(other, _)| *other).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(port: u16) -> Member {
+        let at = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let name = format!("n{port}");
+        Member { name, api: at(port + 1), http: at(port + 2), dns: at(port + 3), peer: at(port) }
+    }
+
+    #[test]
+    fn a_node_that_loses_its_disk_twice_takes_the_place_of_all_that_it_was() {
+        let members = BTreeMap::from([(1, member(10)), (2, member(20)), (3, member(20))]);
+        let (here, elsewhere) = (member(20), member(30));
+        for named in [2, 3] {
+            check_addresses(members.iter(), 4, &here, Some(named)).unwrap();
+            assert_eq!(replaced(members.iter(), 4, &here, Some(named)), BTreeSet::from([2, 3]));
+        }
+        for named in [None, Some(1), Some(9)] {
+            check_addresses(members.iter(), 4, &here, named).unwrap_err();
+        }
+        check_addresses(members.iter(), 4, &elsewhere, Some(1)).unwrap();
+        assert_eq!(replaced(members.iter(), 4, &elsewhere, Some(1)), BTreeSet::from([1]));
+        check_addresses(members.iter(), 3, &here, Some(9)).unwrap();
+        assert_eq!(replaced(members.iter(), 3, &here, Some(9)), BTreeSet::from([2]));
     }
 }
