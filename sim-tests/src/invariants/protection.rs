@@ -6,9 +6,13 @@ use rollcall_core::{
     State,
     protection::Thresholds,
     record::{LeaseState, Reason, Scope, Subject},
+    state::LeaseCounts,
 };
 use rollcall_registry::raft::Role;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// The window on a clock that may run too fast, less the way from decision to sight.
 const WINDOW: Duration = Duration::from_secs(8);
@@ -71,6 +75,8 @@ impl Protection {
 fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Violation>) {
     let thresholds = Thresholds::default();
     let mut gone: BTreeMap<Scope, u32> = BTreeMap::new();
+    // One that came back and ran out again is out once.
+    let mut counted = BTreeSet::new();
     let recent = moment.chronicle.events().values().rev();
     for happened in recent.take_while(|h| h.at > since) {
         let event = &happened.event;
@@ -79,7 +85,7 @@ fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Viol
             record.generation == event.generation
                 && record.lease.is_some_and(|lease| lease.state == LeaseState::Expired)
         });
-        if event.reason == Reason::LeaseExpired && is_out {
+        if event.reason == Reason::LeaseExpired && is_out && counted.insert(event.generation) {
             *gone.entry(Scope::Cluster).or_default() += 1;
             *gone.entry(Scope::Service(name.service.clone())).or_default() += 1;
         }
@@ -88,13 +94,13 @@ fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Viol
         let (live, least, share) = match &scope {
             Scope::Cluster => {
                 let counts = state.lease_counts();
-                (counts.current + counts.held, thresholds.cluster_min, thresholds.cluster_share)
+                (listed(counts), thresholds.cluster_min, thresholds.cluster_share)
             }
             Scope::Service(name) => {
                 let Some(service) = state.service(name) else { continue };
                 let policy = service.policy.as_ref().and_then(|p| p.protection_threshold);
                 let share = policy.unwrap_or(thresholds.service_share);
-                (service.leases.current + service.leases.held, thresholds.service_min, share)
+                (listed(service.leases), thresholds.service_min, share)
             }
         };
         let mass = count >= least && f64::from(count) > share * f64::from(live + count);
@@ -107,4 +113,10 @@ fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Viol
             out.push(Violation::new("mass expiry is held back", seen));
         }
     }
+}
+
+/// Whoever has not expired. A lease that is lost beside a passing check is no mass of its own: it may have run out long
+/// ago.
+fn listed(leases: LeaseCounts) -> u32 {
+    leases.current + leases.held + leases.lost
 }
