@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -48,6 +49,13 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, dir: &Path) -> io::Result<DirLock>;
     /// Bytes that this process may still write to the file system of `dir`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// How long work waits before it is done where it runs in a task ([`WriterMode::Task`]), which must not block. A real
+    /// disk blocks by itself.
+    ///
+    /// [`WriterMode::Task`]: crate::host::WriterMode::Task
+    fn lag(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An open file of a [`Disk`].

@@ -56,8 +56,19 @@ impl Host {
     ) -> Option<T> {
         match self.writer {
             WriterMode::Thread => tokio::task::spawn_blocking(work).await.ok(),
-            WriterMode::Task => Some(work()),
+            WriterMode::Task => {
+                wait_for(&*self.disk).await;
+                Some(work())
+            }
         }
+    }
+}
+
+/// Lets the lag of a disk pass.
+pub(crate) async fn wait_for(disk: &dyn Disk) {
+    let lag = disk.lag();
+    if !lag.is_zero() {
+        tokio::time::sleep(lag).await;
     }
 }
 

@@ -50,6 +50,7 @@ struct State {
     failed: bool,
     free_bytes: Option<u64>,
     sync_delay: Duration,
+    lag: Duration,
     operations: u64,
     writes: u64,
     syncs: u64,
@@ -128,6 +129,11 @@ impl MemDisk {
     /// Makes each fsync take this long.
     pub fn set_sync_delay(&self, delay: Duration) {
         self.state().sync_delay = delay;
+    }
+
+    /// What work in tasks waits before it reaches the disk.
+    pub fn set_lag(&self, lag: Duration) {
+        self.state().lag = lag;
     }
 
     /// What is on the disk for sure: the disk after a power cut that took everything that was not synced.
@@ -399,5 +405,9 @@ impl Disk for MemDisk {
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(self.state().free_bytes.unwrap_or(u64::MAX))
+    }
+
+    fn lag(&self) -> Duration {
+        self.state().lag
     }
 }

@@ -35,4 +35,5 @@ pub mod run;
 pub mod scenarios;
 pub mod swarm;
 pub mod trace;
+pub mod wgl;
 pub mod workload;

@@ -7,6 +7,7 @@ use rollcall_core::name::{InstanceName, ServiceName};
 use rollcall_proto::v1;
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -58,6 +59,8 @@ pub struct Write {
     pub expected: Option<u64>,
     /// The generation that it names: it may end no other one. 0 = any.
     pub generation: u64,
+    /// It registers something with a lease that nobody renews.
+    pub leased: bool,
     /// When it was sent, simulated time.
     pub start: Duration,
     /// When the answer was here.
@@ -83,6 +86,12 @@ pub const PORT: u32 = 80;
 pub fn address_of(id: u32) -> String {
     let [_, a, b, c] = id.to_be_bytes();
     format!("10.{a}.{b}.{c}")
+}
+
+/// The number of the write that registered an instance at this address.
+pub fn registered_by(address: &str) -> Option<u32> {
+    let [_, a, b, c] = address.parse::<Ipv4Addr>().ok()?.octets();
+    Some(u32::from_be_bytes([0, a, b, c]))
 }
 
 /// How fresh a read had to be.
@@ -117,6 +126,19 @@ pub struct Read {
     pub service_revision: u64,
     /// Ids and revisions of the instances.
     pub instances: Vec<(String, u64)>,
+}
+
+/// A linearizable read, by the writes that it showed.
+#[derive(Debug, Clone)]
+pub struct Confirmed {
+    /// The service.
+    pub service: ServiceName,
+    /// When it began.
+    pub start: Duration,
+    /// When the answer was here.
+    pub end: Duration,
+    /// Ids of the instances, and which write registered each.
+    pub shown: Vec<(String, u32)>,
 }
 
 /// Last acknowledged sign of life of an instance.
@@ -172,12 +194,16 @@ pub struct Ledger {
     pub writes: Vec<Write>,
     /// Reads that no invariant has judged yet.
     pub reads: Vec<Read>,
+    /// Confirmed reads.
+    pub confirmed: Vec<Confirmed>,
     /// Bookmarks that no invariant has judged yet.
     pub marks: Vec<Mark>,
     /// Last acknowledged beats of instances that the library keeps.
     pub beats: BTreeMap<InstanceName, Beat>,
     /// Instances whose owner was told to let go of them, or was killed: when.
     pub left: BTreeMap<InstanceName, Duration>,
+    /// Owners that were fenced by a registration of their own that nobody knew the outcome of.
+    pub ghosts: u64,
     /// A write and a confirmed read were answered after the faults.
     pub served: bool,
     /// Answers over DNS that no invariant has judged yet.
@@ -225,15 +251,16 @@ impl Oracle {
         let mut ledger = self.ledger();
         let id = u32::try_from(ledger.writes.len()).unwrap_or(u32::MAX).saturating_add(1);
         let (start, outcome) = (now(), Outcome::Open);
-        let generation = 0;
-        let write = Write { id, asked, instance, expected, generation, start, end: None, outcome };
+        let (generation, leased, end) = (0, false, None);
+        let write =
+            Write { id, asked, instance, expected, generation, leased, start, end, outcome };
         ledger.writes.push(write.clone());
         write
     }
 
-    /// It names a generation.
-    pub fn name_generation(&self, id: u32, generation: u64) {
-        self.ledger().writes[id as usize - 1].generation = generation;
+    /// Adds to what is known of a write before it is sent.
+    pub fn amend(&self, id: u32, more: impl FnOnce(&mut Write)) {
+        more(&mut self.ledger().writes[id as usize - 1]);
     }
 
     /// A write was answered: `Ok` holds its revision and whether it changed anything.
@@ -326,5 +353,6 @@ mod tests {
     fn the_address_of_a_write_is_its_number() {
         assert_eq!(address_of(1), "10.0.0.1");
         assert_eq!(address_of(70_000), "10.1.17.112");
+        assert_eq!(registered_by("10.1.17.112"), Some(70_000));
     }
 }

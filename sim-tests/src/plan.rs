@@ -73,11 +73,20 @@ pub struct Strike {
     pub worst: bool,
 }
 
+/// How long the phase with faults is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// In simulated time.
+    Time(Duration),
+    /// In steps of the seed.
+    Steps(u32),
+}
+
 /// What is different from what the seed says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Length of the phase with faults.
-    pub length: Option<Duration>,
+    pub length: Option<Length>,
     /// Only these kinds of fault, of those that the seed picked.
     pub faults: Option<Vec<String>>,
     /// Divides the number of clients.
@@ -130,14 +139,19 @@ impl Plan {
         // A checker that is alone never doubts itself.
         let voters = if is_about_checks(seed) { voters.max(3) } else { voters };
         let learners = pick(&mut shape, &[0, 0, 0, 1]);
-        let length = overrides.length.unwrap_or(Duration::from_secs(30));
+        let tick = Duration::from_millis(pick(&mut shape, &[1, 5, 5, 5, 10]));
+        let length = match overrides.length {
+            None => Duration::from_secs(30),
+            Some(Length::Time(length)) => length,
+            Some(Length::Steps(steps)) => tick * steps,
+        };
         let (kinds, strikes) = strikes(seed, length, overrides.faults.as_deref());
         let mut clocks = dice(seed, "clocks");
         let rates = (0..voters + learners).map(|_| pick(&mut clocks, &[1_000, 1_000, 999, 1_001]));
         Self {
             seed,
             length,
-            tick: Duration::from_millis(pick(&mut shape, &[1, 5, 5, 5, 10])),
+            tick,
             voters,
             learners,
             timing: timing(seed),

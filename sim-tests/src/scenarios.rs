@@ -110,6 +110,14 @@ pub const SCENARIOS: &[Scenario] = &[
         must: &[("a wiped node became a voter again", 1)],
     },
     Scenario {
+        name: "slow-disk",
+        what: "whatever a leader saves takes up to half a second, for longer than leases",
+        voters: 3,
+        strikes: &[("slow_disk", 8, 6_000), ("slow_disk", 17, 3_000), ("slow_disk", 23, 6_000)],
+        tune: |plan| owners(plan, 4, 2, 2),
+        must: &[("the disk of the leader was slow", 3), ("a write was acknowledged", 20)],
+    },
+    Scenario {
         name: "failing-disk",
         what: "fsyncs and writes of a leader fail, and a power cut hits the middle of a write",
         voters: 3,

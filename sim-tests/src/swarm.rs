@@ -2,7 +2,7 @@
 
 use crate::{
     faults::TABLE,
-    plan::{Overrides, Plan},
+    plan::{Length, Overrides, Plan},
     points,
 };
 use std::{
@@ -24,6 +24,8 @@ pub struct Order {
     pub seed: u64,
     /// Simulated seconds with faults.
     pub seconds: u64,
+    /// The same in steps of the simulation, where that is asked for.
+    pub steps: Option<u32>,
     /// Only these faults; `None` = those of the seed.
     pub faults: Option<Vec<String>>,
     /// Divides the number of clients.
@@ -47,13 +49,16 @@ pub struct Ended {
 impl Order {
     /// A run of a seed as it is.
     pub fn new(seed: u64, seconds: u64) -> Self {
-        Self { seed, seconds, faults: None, fewer: 1, bug: None }
+        Self { seed, seconds, steps: None, faults: None, fewer: 1, bug: None }
     }
 
     /// The arguments of the command line.
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = vec!["run".to_owned(), "--seed".to_owned(), self.seed.to_string()];
-        arguments.extend(["--seconds".to_owned(), self.seconds.to_string()]);
+        match self.steps {
+            None => arguments.extend(["--seconds".to_owned(), self.seconds.to_string()]),
+            Some(steps) => arguments.extend(["--steps".to_owned(), steps.to_string()]),
+        }
         if let Some(faults) = &self.faults {
             arguments.extend(["--faults".to_owned(), faults.join(",")]);
         }
@@ -71,8 +76,12 @@ impl Order {
 
     /// What the seed says, changed as ordered.
     pub fn plan(&self) -> Plan {
-        let length = Some(Duration::from_secs(self.seconds));
-        let overrides = Overrides { length, faults: self.faults.clone(), fewer: self.fewer };
+        let length = match self.steps {
+            None => Length::Time(Duration::from_secs(self.seconds)),
+            Some(steps) => Length::Steps(steps),
+        };
+        let overrides =
+            Overrides { length: Some(length), faults: self.faults.clone(), fewer: self.fewer };
         Plan::of(self.seed, &overrides)
     }
 

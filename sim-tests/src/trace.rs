@@ -3,7 +3,7 @@
 use crate::points::Points;
 use std::{
     fmt::{self, Write as _},
-    io::Write as _,
+    io::Write,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,11 +21,11 @@ use tracing_subscriber::{
 pub const DEFAULT_FILTER: &str =
     "rollcall_registry=debug,rollcall_client=debug,rollcall_sim_tests=info";
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Lines {
     number: u64,
     hash: u64,
-    print: bool,
+    to: Option<Box<dyn Write + Send>>,
     /// Simulated time, where a line is written outside of every machine.
     now: Duration,
     /// What a line holds, and which point it counts for.
@@ -33,14 +33,20 @@ struct Lines {
 }
 
 /// The trace of this process.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Trace(Arc<Mutex<Lines>>);
 
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trace")
+    }
+}
+
 impl Trace {
-    /// Begins the trace of this process; lines go to standard output if `print`.
-    pub fn begin(filter: &str, print: bool) -> Self {
+    /// Begins the trace of this process; lines go where it says, if anywhere.
+    pub fn begin(filter: &str, to: Option<Box<dyn Write + Send>>) -> Self {
         let trace = Self::default();
-        trace.0.lock().unwrap_or_else(PoisonError::into_inner).print = print;
+        trace.0.lock().unwrap_or_else(PoisonError::into_inner).to = to;
         let layer = TraceLayer(trace.clone());
         tracing_subscriber::registry().with(EnvFilter::new(filter)).with(layer).init();
         trace
@@ -72,9 +78,9 @@ impl Trace {
         for byte in line.bytes() {
             lines.hash = (lines.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        if lines.print {
+        if let Some(to) = &mut lines.to {
             // A closed pipe ends the reader, not the run.
-            let _ = std::io::stdout().write_all(line.as_bytes());
+            let _ = to.write_all(line.as_bytes());
         }
     }
 

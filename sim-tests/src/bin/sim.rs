@@ -6,14 +6,14 @@ use rollcall_sim_tests::{
     swarm::{self, Order},
     trace::{DEFAULT_FILTER, Trace},
 };
-use std::{process::ExitCode, time::Duration};
+use std::{fs::File, io::Write, process::ExitCode, time::Duration};
 use tokio::time::Instant;
 
 /// Simulated seconds with faults, unless told otherwise.
 const SECONDS: u64 = 30;
 
 const HELP: &str = "\
-sim run --seed N [--seconds S] [--faults a,b] [--fewer K] [--trace] [--filter F]   one seed
+sim run --seed N [--seconds S | --steps S] [--faults a,b] [--fewer K] [--trace [FILE]] [--filter F]   one seed
 sim determinism [--from N] [--count C] [--seconds S]                  each seed twice: equal traces
 sim swarm [--from N] [--seeds C] [--minutes M] [--seconds S] [--jobs J] [--all-points]
 sim shrink --seed N [--seconds S]                                     a smaller run that breaks the same promise
@@ -74,8 +74,24 @@ impl Arguments {
         text.parse().map_err(|_| format!("{name} {text}: not a number").into())
     }
 
+    /// Where the trace goes: standard output, or the file that is named.
+    fn trace(&self) -> Result<Option<Box<dyn Write + Send>>, Failure> {
+        let Some(at) = self.0.iter().position(|argument| argument == "--trace") else {
+            return Ok(None);
+        };
+        let Some(path) = self.0.get(at + 1).filter(|next| !next.starts_with("--")) else {
+            return Ok(Some(Box::new(std::io::stdout())));
+        };
+        let file = File::create(path).map_err(|error| format!("--trace {path}: {error}"))?;
+        Ok(Some(Box::new(file)))
+    }
+
     fn order(&self) -> Result<Order, Failure> {
         let mut order = Order::new(self.number("--seed", 1)?, self.number("--seconds", SECONDS)?);
+        order.steps = match self.number("--steps", 0)? {
+            0 => None,
+            steps => Some(u32::try_from(steps)?),
+        };
         order.fewer = usize::try_from(self.number("--fewer", 1)?)?;
         let faults = self.text("--faults")?;
         order.faults = faults.map(|names| names.split(',').map(str::to_owned).collect());
@@ -97,7 +113,7 @@ fn one(arguments: &Arguments) -> Result<String, Failure> {
 
 fn report(plan: &Plan, command: &str, arguments: &Arguments) -> Result<String, Failure> {
     let filter = arguments.text("--filter")?.unwrap_or(DEFAULT_FILTER);
-    let trace = Trace::begin(filter, arguments.has("--trace"));
+    let trace = Trace::begin(filter, arguments.trace()?);
     let report = run::run(plan, &trace)?;
     let (lines, hash) = trace.summary();
     let seed = plan.seed;

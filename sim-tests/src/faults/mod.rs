@@ -23,6 +23,7 @@ mod owners_gone;
 mod owners_late;
 mod pause;
 mod power;
+mod slow_disk;
 mod split;
 mod sync_error;
 mod target_dies;
@@ -145,6 +146,7 @@ table! {
     owners_late: "beats are held back until a lease runs out, and come while that is being decided",
     owners_gone: "no owner reaches any node until the leases of all are over",
     left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
+    slow_disk: "whatever is to be saved on the disk of one machine waits before it is",
 }
 
 impl<'s> Field<'_, 's> {

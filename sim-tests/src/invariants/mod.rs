@@ -38,6 +38,7 @@ mod expiry_bound;
 mod false_expiry;
 mod forward;
 mod limits;
+mod linearizable;
 mod lookups;
 mod maintenance;
 mod order;
@@ -121,6 +122,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<maintenance::Maintenance>::default(),
         Box::<protection::Protection>::default(),
         Box::<reads::Reads>::default(),
+        Box::<linearizable::Linearizable>::default(),
         Box::<bookmarks::Bookmarks>::default(),
         Box::<tails::Tails>::default(),
         Box::<lookups::Lookups>::default(),

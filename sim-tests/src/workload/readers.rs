@@ -1,7 +1,7 @@
 //! Readers: look-ups in every mode, each at one chosen node, also one that is cut off.
 
 use super::{Setup, any_service, host, pause, wire};
-use crate::oracle::{Freshness, Read, now, reason_of};
+use crate::oracle::{Confirmed, Freshness, Read, now, reason_of, registered_by};
 use rand::{RngExt, rngs::SmallRng};
 use rollcall_client::Client;
 use rollcall_core::name::ServiceName;
@@ -108,6 +108,7 @@ async fn resolve(setup: &Setup, node: usize, client: &Client, question: Question
                 setup.oracle.points.hit("a read waited for a revision");
             }
             let instances = answer.instances.iter().map(|i| (i.instance_id.clone(), i.revision));
+            let shown = shown(&answer);
             let read = Read {
                 node,
                 service,
@@ -123,6 +124,8 @@ async fn resolve(setup: &Setup, node: usize, client: &Client, question: Question
             // Whoever read it knows of it: no later confirmed read may show less.
             if freshness == Freshness::Linearizable {
                 ledger.tell(meta.revision);
+                let service = read.service.clone();
+                ledger.confirmed.push(Confirmed { service, start, end: now(), shown });
             }
             ledger.reads.push(read);
         }
@@ -132,4 +135,13 @@ async fn resolve(setup: &Setup, node: usize, client: &Client, question: Question
             }
         }
     }
+}
+
+/// Which write registered each instance of an answer.
+fn shown(answer: &v1::ResolveResponse) -> Vec<(String, u32)> {
+    let instances = answer.instances.iter().filter_map(|instance| {
+        let by = registered_by(&instance.spec.as_ref()?.endpoints.first()?.host)?;
+        Some((instance.instance_id.clone(), by))
+    });
+    instances.collect()
 }

@@ -18,7 +18,7 @@ use std::{
 use turmoil::Sim;
 
 /// Instances of each service that writers fight about.
-const IDS: usize = 4;
+pub const IDS: usize = 4;
 
 pub(super) fn start(sim: &mut Sim<'_>, setup: &Setup) {
     host(sim, "write", setup.plan.mix.writers, setup, |setup, task| async move {
@@ -107,6 +107,7 @@ impl Writer<'_> {
         };
         // One in four has a lease that nobody renews.
         let leased = dice.random_range(0..4) == 0;
+        self.setup.oracle.amend(write.id, |write| write.leased = leased);
         let length = Duration::from_millis(dice.random_range(1_000..5_000));
         let spec = v1::InstanceSpec {
             endpoints: vec![endpoint],
@@ -147,7 +148,7 @@ impl Writer<'_> {
         let expected = self.expected(&name, dice);
         let write = self.setup.oracle.begin(Asked::Deregister, Some(name.clone()), expected);
         let generation = self.goodbye(&name);
-        self.setup.oracle.name_generation(write.id, generation);
+        self.setup.oracle.amend(write.id, |write| write.generation = generation);
         let item = v1::Deregistration {
             name: Some(to_wire(&name)),
             generation,

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::Shared;
 use super::file::Change;
-use crate::host::WriterMode;
+use crate::host::{WriterMode, wait_for};
 use crate::raft::types::{LogId, TypeConfig};
 
 /// How many queued commands one transaction takes at most.
@@ -120,6 +120,7 @@ impl LogWriter {
             {
                 return;
             }
+            wait_for(&*self.shared.disk).await;
             self.process(&mut batch);
             // Give way between the steps of a long purge.
             tokio::task::yield_now().await;
