@@ -187,7 +187,9 @@ fn put(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
 
 /// Builds the simulation of a tree; its program.
 fn build(tree: &Path, target: &Path) -> Result<PathBuf, Failure> {
-    let cargo = Command::new(env!("CARGO"))
+    // Whichever runs this program; without one the proxy, which sets the toolchain for all that it starts.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = Command::new(cargo)
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", target)
         .args(["build", "--release", "--locked", "-p", "rollcall-sim-tests", "--bin", "sim"])

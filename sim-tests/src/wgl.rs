@@ -71,13 +71,9 @@ struct Place<M> {
 impl<M: Model> Search<'_, M> {
     fn run(&mut self, first: &M, steps: usize) -> Verdict {
         let (mut way, mut state): (Vec<Place<M>>, M) = (Vec::new(), first.clone());
-        let (mut next, mut furthest, mut broken) = (self.next(), 0, 0);
+        let mut next = self.next();
+        let (mut furthest, mut broken) = (0, self.soonest(&next));
         while self.ordered < self.answered {
-            if self.ordered >= furthest {
-                furthest = self.ordered;
-                let waiting = next.iter().filter(|at| self.calls[**at].end.is_some());
-                broken = waiting.min_by_key(|at| self.calls[**at].end).copied().unwrap_or(0);
-            }
             let Some(at) = next.pop_front() else {
                 let Some(place) = way.pop() else { return Verdict::Broken(broken) };
                 self.set(place.left_by, false);
@@ -96,6 +92,9 @@ impl<M: Model> Search<'_, M> {
             let before = std::mem::replace(&mut state, after);
             let others = std::mem::replace(&mut next, self.next());
             way.push(Place { state: before, left_by: at, others });
+            if self.ordered > furthest {
+                (furthest, broken) = (self.ordered, self.soonest(&next));
+            }
         }
         Verdict::Ordered
     }
@@ -126,6 +125,12 @@ impl<M: Model> Search<'_, M> {
         next.extend(open);
         next.retain(|at| self.calls[*at].start <= soonest);
         next
+    }
+
+    /// The answer that is due first.
+    fn soonest(&self, next: &VecDeque<usize>) -> usize {
+        let answered = next.iter().filter(|at| self.calls[**at].end.is_some());
+        answered.min_by_key(|at| self.calls[**at].end).copied().unwrap_or_default()
     }
 
     fn packed(&self) -> Vec<u64> {

@@ -1,6 +1,7 @@
 //! The command line of the simulation: `sim help` lists what it does. Each seed runs in a process of its own.
 
 use rollcall_sim_tests::{
+    faults::TABLE,
     plan::Plan,
     planted, points, run, scenarios,
     swarm::{self, Order},
@@ -22,11 +23,35 @@ sim scenario NAME [--seed N] [--trace]                                faults set
 sim scenarios [--seed N]                                              all of them, each in a process of its own
 sim planted [--bug A,B] [--runs R] [--limit SECONDS] [--jobs J]        bugs that the suite must find";
 
+/// Every option there is.
+const OPTIONS: &[&str] = &[
+    "--all-points",
+    "--bug",
+    "--count",
+    "--faults",
+    "--fewer",
+    "--filter",
+    "--from",
+    "--jobs",
+    "--limit",
+    "--minutes",
+    "--runs",
+    "--seconds",
+    "--seed",
+    "--seeds",
+    "--steps",
+    "--trace",
+];
+
 type Failure = Box<dyn std::error::Error>;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 fn main() -> ExitCode {
     let arguments = Arguments(std::env::args().skip(1).collect());
+    if let Err(error) = arguments.check() {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
     let done = match arguments.0.first().map(String::as_str) {
         Some("run") => one(&arguments),
         Some("determinism") => determinism(&arguments),
@@ -57,6 +82,17 @@ fn main() -> ExitCode {
 struct Arguments(Vec<String>);
 
 impl Arguments {
+    /// Refuses options that there are not.
+    fn check(&self) -> Result<(), Failure> {
+        let unknown = |argument: &&String| {
+            argument.starts_with("--") && !OPTIONS.contains(&argument.as_str())
+        };
+        match self.0.iter().find(unknown) {
+            None => Ok(()),
+            Some(argument) => Err(format!("{argument}: no such option\n{HELP}").into()),
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|argument| argument == name)
     }
@@ -95,6 +131,12 @@ impl Arguments {
         order.fewer = usize::try_from(self.number("--fewer", 1)?)?;
         let faults = self.text("--faults")?;
         order.faults = faults.map(|names| names.split(',').map(str::to_owned).collect());
+        for name in order.faults.iter().flatten() {
+            if !TABLE.iter().any(|kind| kind.name == name) {
+                let known: Vec<_> = TABLE.iter().map(|kind| kind.name).collect();
+                return Err(format!("--faults {name}: the faults are {}", known.join(", ")).into());
+            }
+        }
         Ok(order)
     }
 
@@ -218,7 +260,11 @@ fn scenario(arguments: &Arguments) -> Result<String, Failure> {
         let known = scenarios::SCENARIOS.iter();
         let known: Vec<_> =
             known.map(|known| format!("{:<14} {}", known.name, known.what)).collect();
-        return Ok(known.join("\n"));
+        let list = known.join("\n");
+        return match name {
+            "" => Ok(list),
+            _ => Err(format!("scenario {name}: there is none; the scenarios are\n{list}").into()),
+        };
     };
     let command = format!(
         "cargo run --release -p rollcall-sim-tests --bin sim -- scenario {name} --seed {seed} --trace"

@@ -195,6 +195,9 @@ fn call(write: &Write) -> Option<Call<Op>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oracle::Confirmed;
+    use rollcall_core::name::InstanceName;
+    use std::time::Duration;
 
     fn held(by: u32, leased: bool) -> Held {
         Held { by, revision: u64::from(by) * 10, leased }
@@ -225,5 +228,42 @@ mod tests {
         assert!(after(&[Op::Deregister { slot: 0, expected: None }]).is_none());
         assert!(after(&[Op::Present { slot: 0 }]).is_none());
         assert!(after(&[register(1, None), Op::Present { slot: 0 }]).is_some());
+    }
+
+    fn write(id: u32, asked: Asked, outcome: Outcome, at_ms: u64) -> Write {
+        Write {
+            id,
+            asked,
+            instance: InstanceName::parse("", written(0).service.as_str(), "w2").ok(),
+            expected: None,
+            generation: 0,
+            leased: false,
+            start: Duration::from_millis(at_ms),
+            end: Some(Duration::from_millis(at_ms + 5)),
+            outcome,
+        }
+    }
+
+    #[test]
+    fn a_confirmed_read_without_what_was_acknowledged_has_no_place() {
+        let done = |revision| Outcome::Acknowledged { revision, changed: true };
+        let read = |shown: &[u32], at_ms| Confirmed {
+            service: written(0),
+            start: Duration::from_millis(at_ms),
+            end: Duration::from_millis(at_ms + 5),
+            shown: shown.iter().map(|by| ("w2".to_owned(), *by)).collect(),
+        };
+        let mut ledger = Ledger::default();
+        ledger.writes = vec![
+            write(1, Asked::Register, done(4), 10),
+            write(2, Asked::Register, Outcome::Unknown, 20),
+            write(3, Asked::Deregister, done(9), 60),
+        ];
+        ledger.confirmed = vec![read(&[], 0), read(&[1], 30), read(&[2], 40), read(&[], 70)];
+        assert_eq!(judge(&ledger, &written(0)), Ok(true));
+        ledger.confirmed.push(read(&[1], 50));
+        let broken = judge(&ledger, &written(0)).unwrap_err();
+        assert!(broken.contains("Read([0, 0, 1, 0])"), "{broken}");
+        assert_eq!(judge(&ledger, &written(1)), Ok(true));
     }
 }
