@@ -3,11 +3,14 @@
 //! The leader feeds it what ran out; what follows is a command in the log. Time is milliseconds and an argument.
 
 use crate::{
-    name::ServiceName,
+    name::{InstanceName, ServiceName},
     record::{LeaseState, Reason, Scope},
     state::{LeaseCounts, State},
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 /// Thresholds of protection.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,8 +48,8 @@ impl Default for Thresholds {
 /// A lease that ran out, or is about to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RanOut {
-    /// Its service.
-    pub service: ServiceName,
+    /// Its instance.
+    pub name: Arc<InstanceName>,
     /// Its handle.
     pub generation: u64,
     /// Its epoch.
@@ -78,7 +81,7 @@ impl Gate {
 
     /// Forgets what ran out in a scope whose protection has ended: released leases do not count again.
     pub fn forget(&mut self, scope: &Scope) {
-        self.window.retain(|(_, lease)| !covers(scope, &lease.service));
+        self.window.retain(|(_, lease)| !covers(scope, &lease.name.service));
     }
 
     /// Notes leases that ran out: expired, or held by the protection of one scope while they count for another.
@@ -103,17 +106,17 @@ impl Gate {
         let mut services: BTreeMap<&ServiceName, Tally> = BTreeMap::new();
         for (_, lease) in &self.window {
             // What came back meanwhile does not count.
-            let Some(lease_state) = still_out(state, lease) else { continue };
-            all.ran_out(lease, lease_state);
-            services.entry(&lease.service).or_default().ran_out(lease, lease_state);
+            let Some(out) = still_out(state, lease) else { continue };
+            all.ran_out(lease, out);
+            services.entry(&lease.name.service).or_default().ran_out(lease, out);
         }
         for lease in due {
             all.due += 1;
-            services.entry(&lease.service).or_default().due += 1;
+            services.entry(&lease.name.service).or_default().due += 1;
         }
         let unprotected = |scope: &Scope| !state.protections().contains_key(scope);
         let mut entries = Vec::new();
-        let total = listed(state, &Scope::Cluster) + count(all.expired.len());
+        let total = listed(state, &Scope::Cluster) + all.gone();
         let (least, share) = (thresholds.cluster_min, thresholds.cluster_share);
         if all.is_mass(total, least, share) && unprotected(&Scope::Cluster) {
             entries.push(all.entry(Scope::Cluster, total));
@@ -126,7 +129,7 @@ impl Gate {
             }
             let policy = state.service(name).and_then(|service| service.policy.as_ref());
             let share = policy.and_then(|policy| policy.protection_threshold);
-            let total = listed(state, &scope) + count(tally.expired.len());
+            let total = listed(state, &scope) + tally.gone();
             if tally.is_mass(
                 total,
                 thresholds.service_min,
@@ -144,22 +147,29 @@ impl Gate {
 struct Tally {
     /// `(generation, lease_epoch)` of those that expired.
     expired: Vec<(u64, u32)>,
+    /// Expired and removed already: these do not come back.
+    evicted: u32,
     /// Held back, by protection or by a passing check.
     held: u32,
     due: u32,
 }
 
 impl Tally {
-    fn ran_out(&mut self, lease: &RanOut, state: LeaseState) {
-        match state {
-            LeaseState::Expired => self.expired.push((lease.generation, lease.lease_epoch)),
-            LeaseState::Held | LeaseState::Lost => self.held += 1,
-            LeaseState::Current => {}
+    fn ran_out(&mut self, lease: &RanOut, out: Out) {
+        match out {
+            Out::Expired => self.expired.push((lease.generation, lease.lease_epoch)),
+            Out::Evicted => self.evicted += 1,
+            Out::Held => self.held += 1,
         }
     }
 
+    /// Who is not listed any more.
+    fn gone(&self) -> u32 {
+        count(self.expired.len()) + self.evicted
+    }
+
     fn count(&self) -> u32 {
-        count(self.expired.len()) + self.held + self.due
+        self.gone() + self.held + self.due
     }
 
     fn is_mass(&self, total: u32, least: u32, share: f64) -> bool {
@@ -213,13 +223,26 @@ fn covers(scope: &Scope, service: &ServiceName) -> bool {
     }
 }
 
-/// How a lease that ran out stands, unless it was renewed or released since.
-fn still_out(state: &State, lease: &RanOut) -> Option<LeaseState> {
-    let record = state.by_generation(lease.generation)?;
+/// What came of a lease that ran out.
+#[derive(Clone, Copy)]
+enum Out {
+    Expired,
+    Evicted,
+    Held,
+}
+
+/// How a lease that ran out stands, unless it was renewed or released since, or its instance was taken away or came back.
+fn still_out(state: &State, lease: &RanOut) -> Option<Out> {
+    let Some(record) = state.by_generation(lease.generation) else {
+        // Who was taken over or deregistered is remembered as retired.
+        let came_back = state.instance(&lease.name).is_some();
+        return (!came_back && state.retired(lease.generation).is_none()).then_some(Out::Evicted);
+    };
     let standing = record.lease.filter(|standing| standing.epoch == lease.lease_epoch)?;
     match standing.state {
         LeaseState::Held if state.released().contains(&lease.generation) => None,
-        LeaseState::Held | LeaseState::Lost | LeaseState::Expired => Some(standing.state),
+        LeaseState::Held | LeaseState::Lost => Some(Out::Held),
+        LeaseState::Expired => Some(Out::Expired),
         LeaseState::Current => None,
     }
 }

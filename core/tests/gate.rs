@@ -52,7 +52,7 @@ impl Leader {
     fn due(&self, lease: &Registered) -> RanOut {
         let record = self.registry.state.by_generation(lease.generation).unwrap();
         RanOut {
-            service: record.name.service.clone(),
+            name: record.name.clone(),
             generation: lease.generation,
             lease_epoch: lease.lease_epoch,
         }
@@ -71,6 +71,27 @@ impl Leader {
 
 fn web() -> Scope {
     Scope::Service(service("web"))
+}
+
+#[test]
+fn what_was_evicted_counts_unless_it_came_back_or_was_taken_away() {
+    let (mut leader, leases) = Leader::of(&[("web", 10), ("big", 90)]);
+    let evict = |leader: &mut Leader, lease: &Registered| {
+        leader.registry.evict(lease.generation, lease.lease_epoch)
+    };
+    for lease in &leases[0][..5] {
+        assert_eq!(leader.ran_out(std::slice::from_ref(lease)), [Expired::Expired]);
+        assert_eq!(evict(&mut leader, lease), 1);
+    }
+    assert_eq!(leader.protected(), []);
+    // The first one comes back and counts no more.
+    let again = registration("web/0", 2, spec("10.0.0.1:80", 10));
+    leader.registry.try_register(vec![again]).unwrap();
+    assert_eq!(leader.ran_out(&leases[0][5..6]), [Expired::Expired]);
+    assert_eq!(leader.protected(), []);
+    assert_eq!(leader.ran_out(&leases[0][6..7]), [Expired::Held]);
+    assert_eq!(leader.protected(), [web()]);
+    assert_eq!(leader.registry.get("web/5").unwrap().health, HealthStatus::Degraded);
 }
 
 #[test]
@@ -230,7 +251,7 @@ fn many_services_that_run_out_together_are_tallied_at_once() {
         let record = leader.registry.get(&format!("{name}/1")).unwrap();
         let generation = record.generation;
         due.extend((generation..generation + 3).map(|generation| RanOut {
-            service: service(&name),
+            name: record.name.clone(),
             generation,
             lease_epoch: 1,
         }));

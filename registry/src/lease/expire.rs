@@ -123,7 +123,7 @@ fn ran_out(state: &State, overdue: &[Overdue]) -> Vec<RanOut> {
     let known = overdue.iter().filter_map(|lease| {
         let record = state.by_generation(lease.generation)?;
         Some(RanOut {
-            service: record.name.service.clone(),
+            name: record.name.clone(),
             generation: lease.generation,
             lease_epoch: lease.lease_epoch,
         })

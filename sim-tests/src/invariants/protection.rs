@@ -77,14 +77,21 @@ fn judge(moment: &Moment<'_>, since: Duration, state: &State, out: &mut Vec<Viol
     let mut gone: BTreeMap<Scope, u32> = BTreeMap::new();
     // One that came back and ran out again is out once.
     let mut counted = BTreeSet::new();
+    let mut evicted = BTreeSet::new();
     let recent = moment.chronicle.events().values().rev();
     for happened in recent.take_while(|h| h.at > since) {
         let event = &happened.event;
         let Subject::Instance(name) = &event.subject else { continue };
-        let is_out = state.instance(name).is_some_and(|record| {
-            record.generation == event.generation
-                && record.lease.is_some_and(|lease| lease.state == LeaseState::Expired)
-        });
+        if event.reason == Reason::Evicted {
+            evicted.insert(event.generation);
+        }
+        let is_out = match state.instance(name) {
+            None => evicted.contains(&event.generation),
+            Some(record) => {
+                record.generation == event.generation
+                    && record.lease.is_some_and(|lease| lease.state == LeaseState::Expired)
+            }
+        };
         if event.reason == Reason::LeaseExpired && is_out && counted.insert(event.generation) {
             *gone.entry(Scope::Cluster).or_default() += 1;
             *gone.entry(Scope::Service(name.service.clone())).or_default() += 1;
