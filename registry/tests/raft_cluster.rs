@@ -267,6 +267,41 @@ async fn a_learner_receives_everything_and_stays_a_learner() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_does_not_answer_gets_no_vote() {
+    let first = Node::start(settings());
+    first.run(|r| async move { r.bootstrap().await.unwrap() }).await;
+    eventually("it leads", || first.leads()).await;
+    let learner = Node::start(settings());
+    let seeds = vec![first.peer];
+    let options = JoinOptions { seeds, learner: true, ..JoinOptions::default() };
+    learner.run(|r| async move { r.join(options).await.unwrap() }).await;
+    let id = learner.id();
+    let (dir, peer) = learner.kill();
+    eventually("the leader has noticed", || {
+        let contact = first.replica.status().members[&id].last_contact;
+        contact.is_none_or(|age| age > 2 * settings().election_timeout_max)
+    })
+    .await;
+    let refused = first.run(move |r| async move { r.promote(id).await }).await.unwrap_err();
+    assert!(refused.to_string().contains("does not answer"), "{refused}");
+    first.put("after").await.unwrap();
+
+    let learner = Node::open(dir, peer, settings());
+    eventually("it has a vote once it answers", || {
+        learner.replica.status().members.contains_key(&id)
+    })
+    .await;
+    first
+        .run(move |r| async move {
+            while r.promote(id).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    assert_eq!(first.replica.status().members[&id].standing, Standing::Voter);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_learner_takes_the_place_of_the_old_one_and_stays_a_learner() {
     let nodes = three(&settings()).await;
     let seeds = vec![nodes[1].peer];
@@ -453,6 +488,10 @@ async fn a_leader_cut_off_is_replaced_and_catches_up_when_the_link_is_back() {
             cut.replica.quorum_contact_age().is_none_or(|age| age >= lease)
         })
         .await;
+        // What it knows of the members may be long over.
+        let voter = nodes[0].id();
+        let answer = cut.run(move |r| async move { r.promote(voter).await }).await;
+        assert!(answer.is_err(), "it answered without a quorum");
         let during = format!("during-{round}");
         nodes[0].put_surely(&during).await;
         assert!(!cut.has(&during));

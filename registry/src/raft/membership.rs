@@ -68,6 +68,8 @@ impl Shared {
             }
             Some(known) if *known != member => {
                 self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)]))).await?;
+                // Whether it answers at its new address shows until it asks again.
+                return Ok(if voter { Standing::Voter } else { Standing::Learner });
             }
             Some(_) => {}
         }
@@ -100,6 +102,10 @@ impl Shared {
         }
         if metrics.membership_config.voter_ids().any(|voter| voter == id) {
             return Ok(());
+        }
+        // It has not asked for this itself: it may be dead, and the change would wait for it, and all others behind it.
+        if !self.answers(&metrics, id) {
+            return Err(refused(format!("node {id:016x} does not answer: start it first")));
         }
         if !self.has_caught_up(&metrics, id) {
             return Err(refused(format!("node {id:016x} has not caught up with the leader yet")));
@@ -212,10 +218,14 @@ impl Shared {
         }
     }
 
-    /// What this node knows as the leader, with a membership that will stay: what is not committed may be taken back by
-    /// another leader, and no answer may be built on it.
+    /// What this node knows as a leader that a quorum still follows, with a membership that will stay: what is not
+    /// committed may be taken back by another leader, and no answer may be built on it.
     fn settled_metrics(&self) -> Result<Metrics, AdminError> {
         let metrics = self.leader_metrics()?;
+        let lease = self.settings.leader_lease();
+        if self.quorum_contact_age().is_none_or(|age| age >= lease) {
+            return Err(AdminError::NoLeader { retry_after: self.retry_after() });
+        }
         let (known, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
         match known.log_id() == committed.log_id() && committed.get_joint_config().len() == 1 {
             true => Ok(metrics),
