@@ -90,7 +90,7 @@ impl Doubts {
     }
 
     /// The doubt is over: what another checker saw alive, or what passes again, is forgotten; what was held for two
-    /// intervals may go. The rest fails since so short a time that its last probe may be of the time of the doubt: it
+    /// intervals since then may go. The rest fails since so short a time that its last probe may be of the time of the doubt: it
     /// waits for one of these, or for the word of another checker.
     fn end(
         &mut self,
@@ -99,10 +99,11 @@ impl Doubts {
         interval: impl Fn(&Key) -> Option<Duration>,
     ) -> (Vec<Key>, Vec<Key>) {
         let (mut wrong, mut right) = (Vec::new(), Vec::new());
+        let doubted = self.doubted.unwrap_or_default();
         self.held.retain(|key, held| {
             let into = if held.is_refuted || passes(key) {
                 &mut wrong
-            } else if is_over(held.since, now, interval(key)) {
+            } else if is_over(held.since.max(doubted), now, interval(key)) {
                 &mut right
             } else {
                 return true;
@@ -110,7 +111,7 @@ impl Doubts {
             into.push(key.clone());
             false
         });
-        (wrong, right)
+        (wrong, self.release(right))
     }
 
     fn release_all(&mut self) -> Vec<Key> {
@@ -398,6 +399,17 @@ mod tests {
         assert_eq!(doubts.end(3_000, passes, interval), (vec![], vec![key(3)]));
         assert!(doubts.held.is_empty());
         assert!(fails(&mut doubts, 3, (false, 3_000)));
+    }
+
+    #[test]
+    fn a_doubt_that_comes_and_goes_holds_nothing_longer_than_two_intervals_after_its_last_time() {
+        let mut doubts = holding(1);
+        let interval = |_: &Key| Some(Duration::from_secs(1));
+        // The looks at what is held have seen it all the time.
+        doubts.doubted = Some(4_000);
+        assert_eq!(doubts.end(5_999, |_| false, interval), (vec![], vec![]));
+        assert_eq!(doubts.end(6_000, |_| false, interval), (vec![], vec![key(1)]));
+        assert!(fails(&mut doubts, 1, (true, 6_001)), "what was let go is not held anew");
     }
 
     #[test]
