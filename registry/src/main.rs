@@ -7,7 +7,7 @@ use mimalloc::MiMalloc;
 use rollcall_registry::cli::args::Cli;
 use rollcall_registry::cli::execute;
 
-/// A seventh less processor time for a registration than with the allocator of glibc, and no more memory
+/// A fifth less processor time for a registration than with the allocator of glibc, and no more memory for an instance
 /// (docs/benchmarks.md).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;

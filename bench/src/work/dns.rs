@@ -241,12 +241,15 @@ impl Changes {
             let waited = if full { writes.join_next().await } else { None };
             for written in waited.into_iter().chain(std::iter::from_fn(|| writes.try_join_next())) {
                 made += self.in_a_call;
-                if let Some(wait) = written?? {
-                    waits.saturating_record(u64::try_from(wait.as_nanos())?);
-                }
+                record(&mut waits, written??)?;
             }
         }
-        Ok((made as f64 / begin.elapsed().as_secs_f64(), waits))
+        let rate = made as f64 / begin.elapsed().as_secs_f64();
+        // Those that are still waiting are the slowest.
+        while let Some(written) = writes.join_next().await {
+            record(&mut waits, written??)?;
+        }
+        Ok((rate, waits))
     }
 
     /// Instances that are there already, registered by another owner; the first one is of a new service where asked for.
@@ -265,6 +268,13 @@ impl Changes {
         }
         items
     }
+}
+
+fn record(waits: &mut Histogram<u64>, wait: Option<Duration>) -> Outcome<()> {
+    if let Some(wait) = wait {
+        waits.saturating_record(u64::try_from(wait.as_nanos())?);
+    }
+    Ok(())
 }
 
 /// One call; where it brings a new service, how long that took to be in DNS.
