@@ -3,7 +3,10 @@
 //! owner let go of, those of dead owners.
 
 use super::{Invariant, Moment, Violation};
-use crate::{faults::FASTEST, oracle::Asked};
+use crate::{
+    faults::FASTEST,
+    oracle::{Asked, Outcome, Write},
+};
 use rollcall_core::{
     lease::expiry_bound,
     name::InstanceName,
@@ -26,11 +29,15 @@ struct Silent {
 pub(super) struct ExpiryBound {
     judged: u64,
     since: BTreeMap<InstanceName, Silent>,
+    /// Writes that have been looked at, and those of them that are registrations without an outcome.
+    noted: usize,
+    open: BTreeMap<usize, InstanceName>,
 }
 
 impl Invariant for ExpiryBound {
     fn look(&mut self, moment: &Moment<'_>, out: &mut Vec<Violation>) {
         self.note(moment);
+        self.note_writes(&moment.oracle.ledger().writes);
         let newest = moment.nodes.iter().max_by_key(|node| node.seen.applied_index);
         let Some(newest) = newest else { return };
         for service in newest.seen.state.services().values() {
@@ -61,6 +68,25 @@ impl ExpiryBound {
         }
     }
 
+    /// A registration that comes twice is a sign of life the second time, unless it was refused.
+    fn note_writes(&mut self, writes: &[Write]) {
+        let before = std::mem::take(&mut self.open).into_keys();
+        for at in before.chain(self.noted..writes.len()) {
+            let write = &writes[at];
+            let (Asked::Register, Some(name)) = (write.asked, &write.instance) else { continue };
+            match write.outcome {
+                Outcome::Open => {
+                    self.open.insert(at, name.clone());
+                }
+                Outcome::Refused { .. } => {}
+                Outcome::Acknowledged { .. } | Outcome::Unknown => {
+                    self.since.remove(name);
+                }
+            }
+        }
+        self.noted = writes.len();
+    }
+
     fn judge(&mut self, moment: &Moment<'_>, record: &Arc<Record>, out: &mut Vec<Violation>) {
         let (Some(lease), Some(ttl)) = (record.lease, record.spec.ttl) else { return };
         let name = &*record.name;
@@ -69,9 +95,12 @@ impl ExpiryBound {
         let counts = is_silent
             && lease.state == LeaseState::Current
             && record.admin_state() != AdminState::Maintenance;
-        // A registration that comes twice is a sign of life the second time.
-        if !counts || is_being_registered(moment, name) {
+        if !counts {
             self.since.remove(name);
+            return;
+        }
+        // A registration that is on its way, or its twin, may be a sign of life: that shows when it is answered.
+        if self.open.values().any(|open| open == name) {
             return;
         }
         let begin = Silent {
@@ -95,11 +124,4 @@ impl ExpiryBound {
             self.since.remove(name);
         }
     }
-}
-
-/// Whether a registration of it, or the twin of one, may still be on its way.
-fn is_being_registered(moment: &Moment<'_>, name: &InstanceName) -> bool {
-    let ledger = moment.oracle.ledger();
-    let mut open = ledger.writes.iter().rev().filter(|write| write.end.is_none());
-    open.any(|write| write.asked == Asked::Register && write.instance.as_ref() == Some(name))
 }
