@@ -49,7 +49,7 @@ pub struct Bug {
     pub id: String,
     /// What is wrong.
     pub what: String,
-    /// The promise that it should break.
+    /// The promises that it should break, one of which has to be what finds it; `|` between them.
     pub expect: String,
     /// Within so many seeds.
     pub within: u64,
@@ -93,6 +93,15 @@ impl Bug {
         }
         let (what, expect) = (head("what")?.to_owned(), head("expect")?.to_owned());
         Ok(Self { id: id.to_owned(), what, expect, within, edits })
+    }
+
+    /// Whether this is its id, or the number that begins it: `M01`.
+    fn is_called(&self, name: &str) -> bool {
+        self.id == name || self.id.split('-').next() == Some(name)
+    }
+
+    fn expects(&self, promise: &str) -> bool {
+        self.expect.split(" | ").any(|expected| expected == promise)
     }
 
     /// Plants it into the text of a file of that name.
@@ -276,23 +285,29 @@ pub fn table(only: Option<&str>, effort: Effort) -> Result<String, Failure> {
     let program = swarm::this_program()?;
     let target = program.parent().and_then(Path::parent).ok_or("no target folder")?.join("planted");
     let (tree, bugs) = (target.join("tree"), all()?);
+    for name in only.iter().flat_map(|only| only.split(',')) {
+        if !bugs.iter().any(|bug| bug.is_called(name)) {
+            let known: Vec<_> = bugs.iter().map(|bug| bug.id.as_str()).collect();
+            return Err(format!("--bug {name}: the bugs are {}", known.join(", ")).into());
+        }
+    }
+    let hunted =
+        |bug: &&Bug| only.is_none_or(|only| only.split(',').any(|name| bug.is_called(name)));
     copy_tree(&tree, planted(&bugs)?)?;
     let program = build(&tree, &target)?;
     println!("| bug | what | found by | found | median seeds | worst |\n|---|---|---|---|---|---|");
     let mut missed = Vec::new();
-    for bug in bugs.iter().filter(|bug| only.is_none_or(|only| is_one_of(bug, only))) {
+    for bug in bugs.iter().filter(hunted) {
         let hunt = hunts(&program, bug, effort)?;
         println!("{}", hunt.row(bug));
+        if !hunt.found.is_empty() && !hunt.promises.keys().any(|promise| bug.expects(promise)) {
+            missed.push(format!("{}: never found by what it should break: {}", bug.id, bug.expect));
+        }
         if !hunt.missed.is_empty() {
             missed.push(format!("{}: not found within {:?} seeds", bug.id, hunt.missed));
         }
     }
     if missed.is_empty() { Ok(String::new()) } else { Err(missed.join("\n").into()) }
-}
-
-/// Whether a list names it: `M01,M02`.
-fn is_one_of(bug: &Bug, names: &str) -> bool {
-    names.split(',').any(|name| bug.id.starts_with(name))
 }
 
 /// All runs for one bug, some at a time.
