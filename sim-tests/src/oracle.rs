@@ -202,8 +202,6 @@ pub struct Ledger {
     pub beats: BTreeMap<InstanceName, Beat>,
     /// Instances whose owner was told to let go of them, or was killed: when.
     pub left: BTreeMap<InstanceName, Duration>,
-    /// Owners that were fenced by a registration of their own that nobody knew the outcome of.
-    pub ghosts: u64,
     /// A write and a confirmed read were answered after the faults.
     pub served: bool,
     /// Answers over DNS that no invariant has judged yet.

@@ -146,7 +146,7 @@ table! {
     owners_late: "beats are held back until a lease runs out, and come while that is being decided",
     owners_gone: "no owner reaches any node until the leases of all are over",
     left_behind: "a follower hears no other machine until it needs a snapshot, clients reach it",
-    slow_disk: "whatever is to be saved on the disk of one machine waits before it is",
+    slow_disk: "whatever is to be saved on the disk of one machine, or of a majority, waits before it is",
 }
 
 impl<'s> Field<'_, 's> {

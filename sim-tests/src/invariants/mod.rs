@@ -16,6 +16,7 @@
 //! | `maintenance` | who is in maintenance does not expire | `AdminState` in `types.proto` |
 //! | `protection` | mass expiry is held back | self-preservation of Eureka, bounded; `docs/operate.md`: protection |
 //! | `reads` | an answer is one revision, as fresh as it was asked for | `Consistency` in `discovery_service.proto`; Raft 8, read-only operations |
+//! | `linearizable` | what clients were told of a service happened in some order | linearizability, by the search of Wing and Gong, where the history is small enough |
 //! | `bookmarks` | nothing is missing up to a bookmark | a watch of etcd is reliable and bookmarkable; decision 004 |
 //! | `tails` | a tail tells the history | `journal_service.proto`: every event, in order, once; decision 004 |
 //! | `lookups` | DNS answers are whole, do not go back, and say when they are behind | `docs/dns.md`: what is answered where there is nothing; RFC 8914, stale answers |

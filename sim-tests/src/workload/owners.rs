@@ -88,11 +88,11 @@ async fn own(setup: &Setup, owner: usize, boot: u32) -> turmoil::Result {
     }
 }
 
-/// Only a registration that the library gave up without knowing its outcome may come later, and supersede one once. No
-/// run has shown it so far; that it can be is said in docs/simulation.md.
+/// Only a registration that the library gave up without knowing its outcome may come later, and supersede one once.
 fn may_be_ghost(setup: &Setup) -> bool {
-    let left = setup.oracle.points.count("a registration was let go of with unknown outcome");
-    setup.oracle.ledger().ghosts < left
+    let count = |point| setup.oracle.points.count(point);
+    count("an owner was fenced by its own ghost")
+        < count("a registration was let go of with unknown outcome")
 }
 
 /// Tells the oracle what was acknowledged last.
@@ -106,7 +106,7 @@ fn note(
         State::Registered { .. } => true,
         State::Registering { .. } => false,
         State::Fenced { .. } if slot.may_have_ghost && may_be_ghost(setup) => {
-            setup.oracle.ledger().ghosts += 1;
+            setup.oracle.points.hit("an owner was fenced by its own ghost");
             (slot.guard, slot.was_registered, slot.may_have_ghost) = (None, false, false);
             return Ok(());
         }
