@@ -5,7 +5,8 @@
 //! * `journal`, `admin`: operators look and act
 //! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
 //! * `codec`, `kept`: replies that are bytes already, and those that are kept
-//! * `serve`, `calls`, `cut`: the gRPC server, what every call passes, and its end
+//! * `serve`, `calls`: the gRPC server and what every call passes
+//! * `gather`, `cut`: connections that send what has come together, and that end
 
 pub mod admin;
 pub mod answer;
@@ -14,6 +15,7 @@ pub mod codec;
 pub(crate) mod cut;
 mod declared;
 pub mod discovery;
+pub(crate) mod gather;
 pub mod heartbeat;
 pub mod journal;
 mod kept;
