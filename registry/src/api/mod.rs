@@ -40,7 +40,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use watch::{delta::Messenger, hub::Hub};
 
@@ -197,6 +197,11 @@ impl Api {
     /// Ends when this node begins to shut down.
     pub async fn draining(&self) {
         self.0.draining.cancelled().await;
+    }
+
+    /// As [`Api::draining`], to be kept.
+    fn draining_owned(&self) -> WaitForCancellationFutureOwned {
+        self.0.draining.clone().cancelled_owned()
     }
 
     /// The cluster as text; empty as long as this node belongs to none.
