@@ -15,7 +15,6 @@ use crate::{
     view::Seen,
 };
 use bytes::Bytes;
-use prost::Message as _;
 use rollcall_core::{
     State,
     name::{InstanceId, ServiceName},
@@ -248,8 +247,8 @@ impl Watcher {
         let last = self.outbox.is_empty();
         let own = match self.round.as_ref().filter(|round| last && !round.first) {
             Some(round) => {
-                let resume_token = self.token(round);
-                v1::WatchResponse { resume_token, ..Default::default() }.encode_to_vec().into()
+                let place = (self.api.replica().cluster_id(), round.epoch, round.revision);
+                self.messenger.resumable(place, || self.token(round))
             }
             None => Bytes::new(),
         };
