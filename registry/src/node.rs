@@ -1,7 +1,7 @@
 //! One registry server: builds the parts, wires them, owns their tasks, stops them in reverse order.
 
 use crate::{
-    api::{Api, ApiSettings, Parts, cut::cuttable, watch::hub::Hub},
+    api::{Api, ApiSettings, Parts, cut::cuttable, gather::gathering, watch::hub::Hub},
     check::{CheckSettings, Checks, peer::CheckServer},
     dns::{Dns, DnsError, DnsSettings, DnsSockets, stats::DnsStats},
     host::Host,
@@ -203,7 +203,7 @@ impl Node {
 
     fn serve(&mut self, grpc: Box<dyn Listener>, web: Box<dyn Listener>) {
         let cut = |listener| cuttable(listener, self.cut.clone());
-        let (api, grpc, web) = (self.api.clone(), cut(grpc), cut(web));
+        let (api, grpc, web) = (self.api.clone(), gathering(cut(grpc)), cut(web));
         self.serving.spawn(async move {
             if let Err(error) = api.serve(grpc).await {
                 tracing::error!(%error, "the gRPC server ended");

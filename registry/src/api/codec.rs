@@ -42,11 +42,20 @@ impl From<Bytes> for Encoded {
 
 /// Decodes requests of type `Q`, sends [`Encoded`] replies.
 #[derive(Debug)]
-pub struct EncodedCodec<Q>(PhantomData<fn() -> Q>);
+pub struct EncodedCodec<Q> {
+    buffer: usize,
+    request: PhantomData<fn() -> Q>,
+}
 
-impl<Q> Default for EncodedCodec<Q> {
-    fn default() -> Self {
-        Self(PhantomData)
+impl<Q> EncodedCodec<Q> {
+    /// For calls with one reply.
+    pub fn unary() -> Self {
+        Self { buffer: 4 * 1024, request: PhantomData }
+    }
+
+    /// For streams of small messages: a small buffer each, thousands of streams.
+    pub fn streaming() -> Self {
+        Self { buffer: 512, request: PhantomData }
     }
 }
 
@@ -57,7 +66,7 @@ impl<Q: Message + Default + 'static> Codec for EncodedCodec<Q> {
     type Decoder = RequestDecoder<Q>;
 
     fn encoder(&mut self) -> EncodedEncoder {
-        EncodedEncoder
+        EncodedEncoder { buffer: self.buffer }
     }
 
     fn decoder(&mut self) -> RequestDecoder<Q> {
@@ -67,7 +76,9 @@ impl<Q: Message + Default + 'static> Codec for EncodedCodec<Q> {
 
 /// Copies the bytes.
 #[derive(Debug)]
-pub struct EncodedEncoder;
+pub struct EncodedEncoder {
+    buffer: usize,
+}
 
 impl Encoder for EncodedEncoder {
     type Item = Encoded;
@@ -81,8 +92,7 @@ impl Encoder for EncodedEncoder {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        // Streams of small messages: a small buffer each, thousands of streams.
-        BufferSettings::new(4 * 1024, 32 * 1024)
+        BufferSettings::new(self.buffer, 32 * 1024)
     }
 }
 

@@ -95,7 +95,7 @@ fn unary<Q: Message + Default + 'static>(
             let api = api.clone();
             async move { method(api, request.into_inner()).await.map(Response::new) }
         });
-        let codec = EncodedCodec::<Q>::default();
+        let codec = EncodedCodec::<Q>::unary();
         let mut grpc = Grpc::new(codec).max_decoding_message_size(limit);
         Ok(grpc.unary(call, request).await)
     })
@@ -120,7 +120,7 @@ fn watch(api: Api, request: http::Request<Body>) -> Reply {
                 Ok::<_, Status>(Response::new(Box::pin(stream) as Watching))
             }
         });
-        let codec = EncodedCodec::<v1::WatchRequest>::default();
+        let codec = EncodedCodec::<v1::WatchRequest>::streaming();
         let mut grpc = Grpc::new(codec).max_decoding_message_size(limit);
         Ok(grpc.server_streaming(call, request).await)
     })

@@ -5,7 +5,8 @@
 //! * `journal`, `admin`: operators look and act
 //! * `status`: every failure of this node as a gRPC status; refusals of the catalogue are in `rollcall_proto::error`
 //! * `codec`, `kept`: replies that are bytes already, and those that are kept
-//! * `serve`, `calls`, `cut`: the gRPC server, what every call passes, and its end
+//! * `serve`, `calls`: the gRPC server and what every call passes
+//! * `gather`, `cut`: connections that send what has come together, and that end
 
 pub mod admin;
 pub mod answer;
@@ -14,6 +15,7 @@ pub mod codec;
 pub(crate) mod cut;
 mod declared;
 pub mod discovery;
+pub(crate) mod gather;
 pub mod heartbeat;
 pub mod journal;
 mod kept;
@@ -38,7 +40,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use watch::{delta::Messenger, hub::Hub};
 
@@ -195,6 +197,11 @@ impl Api {
     /// Ends when this node begins to shut down.
     pub async fn draining(&self) {
         self.0.draining.cancelled().await;
+    }
+
+    /// As [`Api::draining`], to be kept.
+    fn draining_owned(&self) -> WaitForCancellationFutureOwned {
+        self.0.draining.clone().cancelled_owned()
     }
 
     /// The cluster as text; empty as long as this node belongs to none.

@@ -16,7 +16,7 @@ use rollcall_core::{
 use rollcall_proto::{convert, v1};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Largest part of a snapshot, by its instances.
@@ -87,15 +87,32 @@ impl Weigh for Messages {
     }
 }
 
+/// The place in the history of a cluster at which a watch may resume: cluster, epoch, revision.
+pub type Place = (Option<u128>, u32, u64);
+
 /// Messages of a node that watchers share.
 #[derive(Debug, Default)]
-pub struct Messenger(Kept<Key, Messages>);
+pub struct Messenger {
+    kept: Kept<Key, Messages>,
+    /// The last resume token, as the end of a message: nearly all watchers are at the same place.
+    token: Mutex<(Place, Bytes)>,
+}
 
 impl Messenger {
+    /// The end of a message after which a watch may resume at `place`; `token` makes its token.
+    pub fn resumable(&self, place: Place, token: impl FnOnce() -> Vec<u8>) -> Bytes {
+        let mut last = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 != place || last.1.is_empty() {
+            let end = v1::WatchResponse { resume_token: token(), ..Default::default() };
+            *last = (place, end.encode_to_vec().into());
+        }
+        last.1.clone()
+    }
+
     /// The state of a service in parts of at most 1 MiB.
     pub fn snapshot(&self, name: &ServiceName, now: &SeenService, filter: &Filter) -> Messages {
         let key = Key { filter: filter.clone(), from: None, protected: now.protected };
-        self.0.get(name, now.revision, key, |key| snapshot(name, now, &key.filter).into())
+        self.kept.get(name, now.revision, key, |key| snapshot(name, now, &key.filter).into())
     }
 
     /// What changed between two looks; empty where the watcher sees no difference. `state` tells why something went;
@@ -110,7 +127,7 @@ impl Messenger {
     ) -> Messages {
         let from = Some((before.revision, before.protected));
         let key = Key { filter: filter.clone(), from, protected: now.protected };
-        self.0.get(name, now.revision, key, |key| {
+        self.kept.get(name, now.revision, key, |key| {
             let filter = &key.filter;
             let change = change(before, now, filter);
             let flags = before.protected != now.protected

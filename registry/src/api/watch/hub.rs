@@ -12,6 +12,7 @@ use rollcall_core::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 use tokio::sync::{Notify, watch};
 
@@ -62,6 +63,10 @@ impl Dirty {
 
     /// Adds what `later` tells.
     pub fn merge(&mut self, later: Self) {
+        if self.is_clean() {
+            *self = Self { until: self.until.max(later.until), ..later };
+            return;
+        }
         self.until = self.until.max(later.until);
         if later.all {
             self.all = true;
@@ -74,20 +79,24 @@ impl Dirty {
 
 /// The mark of one watcher.
 #[derive(Debug, Default)]
-pub struct Mark {
-    dirty: Mutex<Dirty>,
-    wake: Notify,
+pub struct Mark(Mutex<Marked>);
+
+#[derive(Debug, Default)]
+struct Marked {
+    dirty: Dirty,
+    /// Its watcher, where that waits.
+    waiting: Option<Waker>,
 }
 
 impl Mark {
-    fn lock(&self) -> MutexGuard<'_, Dirty> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Marked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks a service, or everything. Whether it was clean before, and its watcher must be woken.
-    fn set(&self, name: Option<&ServiceName>, until: u64) -> bool {
-        let mut dirty = self.lock();
-        let was_clean = dirty.is_clean();
+    /// Marks a service, or everything. Returns its watcher where that must be woken.
+    fn set(&self, name: Option<&ServiceName>, until: u64) -> Option<Waker> {
+        let mut marked = self.lock();
+        let dirty = &mut marked.dirty;
         dirty.until = until;
         match name {
             Some(name) if !dirty.all => {
@@ -99,22 +108,30 @@ impl Mark {
                 dirty.all = true;
             }
         }
-        was_clean
+        marked.waiting.take()
     }
 
     /// Takes what changed; what changes from now on is marked anew.
     pub fn take(&self) -> Dirty {
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().dirty)
     }
 
     /// Whether nothing changed.
     pub fn is_clean(&self) -> bool {
-        self.lock().is_clean()
+        self.lock().dirty.is_clean()
     }
 
-    /// Waits until something changes.
-    pub async fn changed(&self) {
-        self.wake.notified().await;
+    /// Ready where something has changed; else its watcher is woken as soon as something does.
+    pub fn poll_changed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut marked = self.lock();
+        if !marked.dirty.is_clean() {
+            return Poll::Ready(());
+        }
+        // Asked several times for each message: mostly by the task that it knows already.
+        if !marked.waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            marked.waiting = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -131,11 +148,11 @@ struct Watchers {
 
 impl Watchers {
     /// Marks those who watch what changed; returns those that must be woken.
-    fn mark(&self, dirty: &Dirty) -> Vec<Arc<Mark>> {
+    fn mark(&self, dirty: &Dirty) -> Vec<Waker> {
         let mut woken = Vec::new();
         let mut set = |marks: Option<&Marks>, name: Option<&ServiceName>| {
             let marks = marks.into_iter().flat_map(BTreeMap::values);
-            woken.extend(marks.filter(|mark| mark.set(name, dirty.until)).cloned());
+            woken.extend(marks.filter_map(|mark| mark.set(name, dirty.until)));
         };
         if dirty.all {
             let patterns = self.patterns.values().flat_map(BTreeMap::values);
@@ -285,9 +302,7 @@ impl Hub {
         // Under the lock: who subscribes is either marked, or begins with this state.
         self.0.settled.send_replace(state);
         drop(watchers);
-        for mark in woken {
-            mark.wake.notify_one();
-        }
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// The newest state up to which everybody is marked.
@@ -451,6 +466,20 @@ mod tests {
         hub.follow(&Published { restored: true, ..changed(&[]) });
         hub.settle();
         assert!(watcher.mark.take().all);
+    }
+
+    #[test]
+    fn who_waits_is_woken_once_and_who_comes_later_does_not_wait() {
+        let hub = hub(10);
+        let web = hub.subscribe(services(&["web"])).unwrap().0;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(web.mark.poll_changed(&mut cx).is_pending());
+        let dirty = Dirty { services: BTreeSet::from([name("web")]), all: false, until: 1 };
+        assert_eq!(hub.lock().mark(&dirty).len(), 1);
+        assert_eq!(hub.lock().mark(&dirty).len(), 0);
+        assert!(web.mark.poll_changed(&mut cx).is_ready());
+        web.mark.take();
+        assert!(web.mark.poll_changed(&mut cx).is_pending());
     }
 
     #[test]

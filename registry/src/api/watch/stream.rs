@@ -15,7 +15,6 @@ use crate::{
     view::Seen,
 };
 use bytes::Bytes;
-use prost::Message as _;
 use rollcall_core::{
     State,
     name::{InstanceId, ServiceName},
@@ -28,10 +27,14 @@ use rollcall_proto::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    future::poll_fn,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 /// After a change a bookmark comes at the latest after this, so that a watcher soon knows that it has everything.
@@ -86,7 +89,11 @@ pub struct Watcher {
     subscription: Subscription,
     filter: Filter,
     bookmark_every: Duration,
-    bookmark_at: Instant,
+    /// When the next bookmark is due at the latest.
+    bookmark: Pin<Box<Sleep>>,
+    /// Until this node begins to shut down. As that for the bookmark kept from message to message: to begin to wait, and
+    /// to give it up, takes locks that all watchers share.
+    draining: Pin<Box<WaitForCancellationFutureOwned>>,
     /// How each watched service was last sent. Of a pattern only those that exist.
     sent: BTreeMap<ServiceName, SeenService>,
     round: Option<Round>,
@@ -108,11 +115,12 @@ impl Watcher {
     ) -> Self {
         let mut watcher = Self {
             messenger: api.messenger().clone(),
+            draining: Box::pin(api.draining_owned()),
             api,
             subscription,
             filter,
             bookmark_every,
-            bookmark_at: Instant::now() + bookmark_every,
+            bookmark: Box::pin(sleep_until(Instant::now() + bookmark_every)),
             sent: BTreeMap::new(),
             round: None,
             figures: Figures::default(),
@@ -205,21 +213,25 @@ impl Watcher {
             if let Some(message) = self.pop() {
                 return Ok(message);
             }
-            if self.round.is_some() {
-                if let Some(bookmark) = self.end_round() {
-                    return Ok(bookmark);
-                }
-                continue;
+            if let Some(bookmark) = self.end_round() {
+                return Ok(bookmark);
             }
-            let mark = self.subscription.mark.clone();
-            tokio::select! {
-                biased;
-                () = self.api.draining() => {}
-                () = mark.changed() => self.look().await,
+            poll_fn(|cx| self.poll_due(cx)).await;
+            if !self.api.is_draining() {
                 // A look without a change ends with the bookmark that is due.
-                () = sleep_until(self.bookmark_at) => self.look().await,
+                self.look().await;
             }
         }
+    }
+
+    /// Ready where something has changed, a bookmark is due, or this node shuts down.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.subscription.mark.poll_changed(cx).is_ready()
+            || self.draining.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        self.bookmark.as_mut().poll(cx)
     }
 
     /// The next message of the round. The last one carries the token, except in the first round: what is known from
@@ -235,8 +247,8 @@ impl Watcher {
         let last = self.outbox.is_empty();
         let own = match self.round.as_ref().filter(|round| last && !round.first) {
             Some(round) => {
-                let resume_token = self.token(round);
-                v1::WatchResponse { resume_token, ..Default::default() }.encode_to_vec().into()
+                let place = (self.api.replica().cluster_id(), round.epoch, round.revision);
+                self.messenger.resumable(place, || self.token(round))
             }
             None => Bytes::new(),
         };
@@ -313,17 +325,18 @@ impl Watcher {
     fn end_round(&mut self) -> Option<Encoded> {
         let round = self.round.take()?;
         let now = Instant::now();
-        if round.first || self.bookmark_at <= now {
-            self.bookmark_at = now + self.bookmark_every;
-            return Some(self.bookmark(&round));
+        let due = self.bookmark.deadline();
+        if round.first || due <= now {
+            self.bookmark.as_mut().reset(now + self.bookmark_every);
+            return Some(self.tell_bookmark(&round));
         }
-        if round.told {
-            self.bookmark_at = self.bookmark_at.min(now + SETTLED);
+        if round.told && due > now + SETTLED {
+            self.bookmark.as_mut().reset(now + SETTLED);
         }
         None
     }
 
-    fn bookmark(&mut self, round: &Round) -> Encoded {
+    fn tell_bookmark(&mut self, round: &Round) -> Encoded {
         let target = self.subscription.target();
         let state = &self.api.view().load().state;
         let watched = |name: &ServiceName| target.covers(name);
